@@ -98,6 +98,9 @@ class StateMachine(Protocol):
     def on_leader_change(self, leader_node: int, term: int) -> None:
         """Another leader, or none (0), is known."""
 
+    def on_flushed(self) -> None:
+        """A flush that this group took part in is done: log.flushed_index may have advanced."""
+
     def on_progress(self) -> None:
         """Leader: a follower's match index moved (isr may have changed). Called at most once per turn."""
 
