@@ -76,6 +76,9 @@ class DriverEvents(Protocol):
 
     def on_peer_lost(self, peer: int) -> None: ...
 
+    def on_leader(self, group: RaftGroup) -> None:
+        """The group's known leader, its term, or whether we serve changed."""
+
 
 class Driver:
     """The multi-group driver of one worker. Fulfils `raft.api.NetworkHandler`."""

@@ -183,6 +183,7 @@ class RaftGroup:
             log.debug("%s term %d: following node %d", self.name, term, node_of(leader))
         if leader_changed:
             self.machine.on_leader_change(node_of(leader), term)
+            self.driver.events.on_leader(self)
         if role != Role.LEADER:
             self.driver.follow_or_wait(self)
 
@@ -221,6 +222,7 @@ class RaftGroup:
         if core.role == Role.LEADER and not self.serving and self.applied_index >= core.term_start_index:
             self.serving = True
             self.machine.on_leadership(True)
+            self.driver.events.on_leader(self)
             self.driver.touch(self)
         pending = self._membership_done
         if pending is not None and self.applied_index >= pending[0]:

@@ -1,0 +1,173 @@
+"""The replicas on this node: opens what recovery found, creates what `__meta` assigns, removes what `__meta` has deleted.
+
+Owns the table of partitions and keeps the leader table in step with the groups. A replica is created once, empty, with the first voters that `__meta`
+records; it is deleted only for an explicit deletion record (never because something is absent). Loop thread only; knows no asyncio.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from broker.metadata.image import MetadataImage, PartitionImage, TopicImage
+from broker.metadata.leaders import LeaderTable
+from broker.partition.config import TopicConfig
+from broker.partition.partition import Partition, PartitionContext
+from raft.core.core import Role
+from raft.core.membership import Membership, decode, encode
+from raft.core.message import node_of
+from raft.driver import Driver
+from raft.group import RaftGroup
+from raft.wire import LeaderNews
+from wal.api import GroupLog, WalStore
+from wal.entry import META_GROUP, GroupId
+
+log = logging.getLogger("chronik_cluster")
+
+TopicConfigOf = Callable[[Mapping[str, str]], TopicConfig]
+
+
+def own_replica(group_log: GroupLog, node: int) -> int:
+    """Our replica id in a group: the one its configuration names, else the node id itself (first generation)."""
+    for _, payload in reversed(group_log.configurations):
+        membership = decode(payload)
+        for replica in sorted(membership.voters | membership.learners | membership.voters_outgoing, reverse=True):
+            if node_of(replica) == node:
+                return replica
+    return node
+
+
+class Replicas:
+    """Fulfils `broker.api.Partitions`. Invariant: every open group but `__meta` has exactly one Partition here, under its name and under its id."""
+
+    def __init__(
+        self,
+        node: int,
+        store: WalStore,
+        driver: Driver,
+        leaders: LeaderTable,
+        context: PartitionContext,
+        topic_config: TopicConfigOf,
+        confirm_deletion: Callable[[bytes], None],
+    ) -> None:
+        self.node = node
+        self.store = store
+        self.driver = driver
+        self.leaders = leaders
+        self.context = context
+        self.topic_config = topic_config
+        self.confirm_deletion = confirm_deletion
+        self.by_name: dict[tuple[str, int], Partition] = {}
+        self.by_id: dict[GroupId, Partition] = {}
+        self.groups: dict[GroupId, RaftGroup] = {}
+        self._isr: dict[GroupId, tuple[int, ...]] = {}
+
+    # -- broker.api.Partitions ------------------------------------------------------------------------------------
+
+    def get(self, topic: str, partition: int) -> Partition | None:
+        return self.by_name.get((topic, partition))
+
+    def get_by_id(self, topic_id: bytes, partition: int) -> Partition | None:
+        return self.by_id.get(GroupId(topic_id + partition.to_bytes(4, "big")))
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def open_recovered(self) -> None:
+        """Take up every group that recovery found."""
+        for group_id, group_log in list(self.store.groups.items()):
+            if group_id != META_GROUP:
+                self._open(group_log, {})
+
+    def _open(self, group_log: GroupLog, configs: Mapping[str, str]) -> RaftGroup:
+        group_id, topic = group_log.group_id, group_log.topic
+        partition = Partition(None, topic, group_log.partition, group_id[:16], self.context)
+        partition.configure(self.topic_config(configs))
+        group = self.driver.open_group(group_log, partition, own_replica(group_log, self.node))
+        partition.attach(group)
+        self.by_id[group_id] = partition
+        self.by_name[topic, group_log.partition] = partition
+        self.groups[group_id] = group
+        if group_log.quarantined:
+            log.error("%s is quarantined: %s", group.name, group_log.quarantined)
+        return group
+
+    def on_image(self, old: MetadataImage, new: MetadataImage) -> None:
+        """Bring the replicas in step with a new image: create, configure, delete."""
+        for topic_id, topic in new.topics_by_id.items():
+            before = old.topics_by_id.get(topic_id)
+            if before is topic:
+                continue
+            for image in topic.partitions:
+                self._on_partition(topic, image)
+            if before is not None and before.configs != topic.configs:
+                self._configure(topic)
+        for topic_id in new.deletions:
+            self._delete_topic(topic_id, self.node in new.deletions[topic_id].waiting)
+
+    def _on_partition(self, topic: TopicImage, image: PartitionImage) -> None:
+        group = self.groups.get(image.group_id)
+        if group is None:
+            if self.node not in image.replicas:
+                return
+            payload = encode(Membership(frozenset(image.first_voters), frozenset(), frozenset()))
+            group = self._open(self.store.create_group(image.group_id, topic.name, payload), topic.configs)
+            if node_of(image.first_voters[0]) == self.node:
+                self.driver.prefer(group)
+        else:
+            self.by_id[image.group_id].configure(self.topic_config(topic.configs))
+
+    def _configure(self, topic: TopicImage) -> None:
+        config = self.topic_config(topic.configs)
+        for image in topic.partitions:
+            partition = self.by_id.get(image.group_id)
+            if partition is not None:
+                partition.configure(config)
+
+    def _delete_topic(self, topic_id: bytes, confirm: bool) -> None:
+        for group_id in [g for g in self.groups if g[:16] == topic_id]:
+            group = self.groups.pop(group_id)
+            partition = self.by_id.pop(group_id)
+            name = (partition.topic, partition.index)
+            if self.by_name.get(name) is partition:
+                del self.by_name[name]
+            self._isr.pop(group_id, None)
+            self.driver.close_group(group_id)
+            self.store.delete_group(group_id)
+            self.leaders.forget(group_id)
+            log.info("%s: replica removed, its topic was deleted", group.name)
+        self.driver.schedule_turn()
+        if confirm:
+            self.confirm_deletion(topic_id)
+
+    # -- who leads ------------------------------------------------------------------------------------------------
+
+    def on_leader(self, group: RaftGroup) -> None:
+        """The driver's event: a group's leader, term or serving state changed."""
+        group_id = group.group_id
+        if group.core.role == Role.LEADER:
+            self._isr.pop(group_id, None)
+            self.update_isr(group)
+        else:
+            self._isr.pop(group_id, None)
+            self.leaders.set(group_id, group.term, group.leader or -1, None)
+
+    def update_isr(self, group: RaftGroup) -> None:
+        """Leader: recompute who is in sync, and publish it when it changed."""
+        partition = self.by_id.get(group.group_id)
+        isr = partition.isr() if partition is not None else tuple(r.node for r in group.replicas() if r.voter)
+        known = (group.term, *isr)
+        if self._isr.get(group.group_id) != known:
+            self._isr[group.group_id] = known
+            self.leaders.set(group.group_id, group.term, self.node, isr)
+            self.driver.publish(LeaderNews(group.group_id, group.term, self.node, isr))
+
+    def sweep_isr(self) -> None:
+        """Once a second: replicas fall out of sync by time alone."""
+        for group in self.groups.values():
+            if group.core.role == Role.LEADER:
+                self.update_isr(group)
+
+    def tick(self, now_ms: int) -> None:
+        """Coarse timers of the partitions (expiry of producers)."""
+        for partition in self.by_id.values():
+            partition.tick(now_ms)
