@@ -1,0 +1,1 @@
+"""Written by `python -m broker.protocol.generator`: do not edit."""

@@ -1,0 +1,5 @@
+"""Generator of `broker/protocol/_generated` from Kafka's message definitions. Run as `python -m broker.protocol.generator [--check]`.
+
+`served.py` says what is generated; `kafka_json.py` and `kio_source.py` read definitions into `schema.py`; `decoder.py`, `encoder.py` and `module.py` write Python.
+Needs the development dependencies kafka-python and kio; what it writes needs neither.
+"""
