@@ -1,4 +1,7 @@
-"""The metadata image: an immutable view of what `__meta` has decided. Readers keep a reference; a change makes a new image that shares what did not change."""
+"""The metadata image: an immutable view of what `__meta` has decided.
+
+Readers keep a reference; a change makes a new image that shares what did not change.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,13 @@ class BrokerImage:
     admin_port: int = 0
     rack: str | None = None
     incarnation: int = 0
+    directory_id: str = ""  # of its data directory: another one under the same node id is a lost disk
+    generation: int = 0  # upper half of its replica ids
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionImage:
-    """The wish of `__meta` for one partition. `replicas[0]` is the preferred leader. Who leads and who is in sync is not here but in the group itself."""
+    """The wish of `__meta` for one partition. `replicas[0]` is the preferred leader. Who leads and who is in sync is in the group itself."""
 
     partition: int
     group_id: GroupId
@@ -41,6 +46,16 @@ class TopicImage:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletionImage:
+    """A topic that is gone while `pending` brokers have yet to confirm that they hold no data of it."""
+
+    name: str
+    topic_id: bytes
+    partition_count: int
+    pending: frozenset[int]  # broker ids
+
+
+@dataclass(frozen=True, slots=True)
 class MetadataImage:
     """`version` = raft index of the last applied entry that changed it."""
 
@@ -51,10 +66,21 @@ class MetadataImage:
     topics_by_id: Mapping[bytes, TopicImage] = field(default_factory=dict)
     broker_configs: Mapping[int, Mapping[str, str]] = field(default_factory=dict)  # -1 = default of all brokers
     next_producer_id: int = 0
+    deleting: Mapping[bytes, DeletionImage] = field(default_factory=dict)  # by topic id
+    generations: Mapping[int, int] = field(default_factory=dict)  # highest generation that a broker id ever had; outlives the broker
+    replica_generations: Mapping[tuple[GroupId, int], int] = field(default_factory=dict)  # (group, broker id): newer than the broker's own
+    answers: Mapping[bytes, bytes] = field(default_factory=dict)  # request id -> encoded result of the latest operations, oldest first
 
     def partition(self, topic: str, partition: int) -> PartitionImage | None:
         found = self.topics.get(topic)
         return found.partitions[partition] if found is not None and 0 <= partition < len(found.partitions) else None
 
+    def replica_id(self, node_id: int, group: GroupId) -> int | None:
+        """The replica id under which broker `node_id` belongs to `group` now; None when it is not registered."""
+        broker = self.brokers.get(node_id)
+        if broker is None:
+            return None
+        return node_id + (max(broker.generation, self.replica_generations.get((group, node_id), 0)) << 32)
 
-__all__ = ["BrokerImage", "MetadataImage", "PartitionImage", "TopicImage", "group_id"]
+
+__all__ = ["BrokerImage", "DeletionImage", "MetadataImage", "PartitionImage", "TopicImage", "group_id"]
