@@ -1,7 +1,7 @@
 """Many messages of many groups in one transport message.
 
-Owns the bytes between two nodes; knows neither gRPC nor what the messages mean. Pure: no I/O, no clock. The format is `docs/formats/raft-wire.md`: the
-protobuf message chronik.raft.RaftBatch, written and walked by hand, because a generated class would copy every payload twice and cost a Python
+Owns the bytes between two nodes; knows neither gRPC nor what the messages mean. Pure: no I/O, no clock. `docs/formats/raft-wire.md` is the format:
+the protobuf message chronik.raft.RaftBatch, written and walked by hand, because a generated class would copy every payload twice and cost a Python
 object per field. Fixed-size rows are packed into three tables; all payloads stand back to back in the last field.
 
 The tables are covered by a CRC32C of their own and each payload by the one its entry carries, so that nothing of what a peer wrote is believed
@@ -193,9 +193,7 @@ def _decode_messages(messages: memoryview, table: memoryview, payload: memoryvie
                     raise WireError(f"the payload of entry {entry_term}/{entry_index} does not match its checksum")
                 entries.append(Entry(entry_term, entry_index, kind, (chunk,) if size else (), size, payload_crc, base_offset, record_count))
                 position = end
-        result.append(
-            (group, Message(type_, sender, receiver, term, index, log_term, commit, entries, bool(flags & 1), hint_index, bool(flags & 2)))
-        )
+        result.append((group, Message(type_, sender, receiver, term, index, log_term, commit, entries, bool(flags & 1), hint_index, bool(flags & 2))))
     if rows_left or position != payload_size:
         raise WireError(f"{rows_left} entries and {payload_size - position} payload bytes belong to no message")
     return result

@@ -16,8 +16,8 @@ NAMES = ("chronik_raft", "chronik_cluster")
 
 def generate(target: Path) -> None:
     """Write the modules of all .proto files below `target` (as raft/transport/...). RuntimeError when the compiler refuses one."""
-    import grpc_tools
-    from grpc_tools import protoc
+    import grpc_tools  # type: ignore[import-untyped,unused-ignore]
+    from grpc_tools import protoc  # type: ignore[import-untyped,unused-ignore]
 
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     for name in NAMES:
