@@ -5,11 +5,12 @@ Invariant: `image` = base image + `records`, so that an operation is validated a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from broker import settings
 from broker.errors import ErrorCode, KafkaError
 from broker.metadata.assignment import BrokerLoad
 from broker.metadata.builder import ImageBuilder
@@ -49,23 +50,19 @@ class OperationResult(msgspec.Struct, frozen=True, omit_defaults=True):
             raise KafkaError(ErrorCode(self.error), self.message)
 
 
-def accept_config(name: str, value: str) -> None:
-    """A validator that accepts everything."""
-
-
 @dataclass(frozen=True, slots=True)
 class ControllerPolicy:
     """What the controller decides by, besides the image.
 
-    `validate_topic_config` and `validate_broker_config` take (name, value) and raise KafkaError(INVALID_CONFIG). `available` tells which brokers
-    answer now; None = all are believed to.
+    `validate_topic_configs` takes all settings of a topic and returns them as they are stored; `validate_broker_config` takes (name, value); both
+    raise KafkaError(INVALID_CONFIG). `available` tells which brokers answer now; None = all are believed to.
     """
 
     default_partitions: int = 1
     default_replication_factor: int = 1
     partitions_per_request_max: int = 10_000
-    validate_topic_config: Callable[[str, str], None] = accept_config
-    validate_broker_config: Callable[[str, str], None] = accept_config
+    validate_topic_configs: Callable[[Mapping[str, str | None]], dict[str, str]] = settings.validate_topic_configs
+    validate_broker_config: Callable[[str, str], object] = settings.validate_broker_config
     available: Callable[[], frozenset[int]] | None = None
 
 

@@ -180,23 +180,24 @@ class SetConfigs(OperationBase, frozen=True, omit_defaults=True):
     validate_only: bool = False
 
     def execute(self, draft: Draft) -> OperationResult:
+        changes = {change.key: change.value for change in self.changes}
         if self.resource_type == RESOURCE_TOPIC:
-            current = TopicKey(self.name).find(draft.image).configs if self.name else {}
-            validate = draft.policy.validate_topic_config
             if not self.name:
                 raise KafkaError(ErrorCode.INVALID_REQUEST, "a topic's configuration needs the topic's name")
+            current = TopicKey(self.name).find(draft.image).configs
+            wished = {key: value for key, value in {**current, **changes}.items() if value is not None}
+            stored = draft.policy.validate_topic_configs(wished)
         elif self.resource_type == RESOURCE_BROKER:
             current = draft.image.broker_configs.get(self._broker(), {})
-            validate = draft.policy.validate_broker_config
+            stored = {key: value for key, value in changes.items() if value is not None}
+            for key, value in stored.items():
+                draft.policy.validate_broker_config(key, value)
         else:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type {self.resource_type}; known are 2 (topic) and 4 (broker).")
-        for change in self.changes:
-            if change.value is not None:
-                validate(change.key, change.value)
         if not self.validate_only:
-            for change in self.changes:
-                if current.get(change.key) != change.value or len(self.changes) > 1:
-                    draft.add(r.ConfigChanged(self.resource_type, self.name, change.key, change.value))
+            for key in changes:
+                if current.get(key) != stored.get(key):
+                    draft.add(r.ConfigChanged(self.resource_type, self.name, key, stored.get(key)))
         return OperationResult()
 
     def _broker(self) -> int:

@@ -87,7 +87,7 @@ class CreateTopics(OperationBase, frozen=True, omit_defaults=True):
         check_topic_collision(spec.name, image)
         if len(spec.topic_id) != TOPIC_ID_LENGTH or spec.topic_id in (bytes(16), META_TOPIC_ID) or _id_used(spec.topic_id, image):
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"The topic id {spec.topic_id.hex()} can not be used.")
-        configs = _checked_configs(spec.configs, draft)
+        configs = draft.policy.validate_topic_configs(spec.configs)
         replicas = self._replicas(spec, draft)
         partitions = tuple(r.PartitionSpec(chosen, first_voters(image, chosen)) for chosen in replicas)
         return r.TopicCreated(spec.name, spec.topic_id, partitions, configs)
@@ -112,18 +112,6 @@ class CreateTopics(OperationBase, frozen=True, omit_defaults=True):
 
 def _id_used(topic_id: bytes, image: MetadataImage) -> bool:
     return topic_id in image.topics_by_id or topic_id in image.deleting
-
-
-def _checked_configs(configs: dict[str, str | None], draft: Draft) -> dict[str, str]:
-    checked: dict[str, str] = {}
-    missing = [name for name, value in configs.items() if value is None]
-    if missing:
-        raise KafkaError(ErrorCode.INVALID_CONFIG, f"Null value not supported for topic configs: {','.join(missing)}")
-    for name, value in configs.items():
-        if value is not None:
-            draft.policy.validate_topic_config(name, value)
-            checked[name] = value
-    return checked
 
 
 class TopicKey(msgspec.Struct, frozen=True, omit_defaults=True):
