@@ -1,16 +1,18 @@
-"""The identity of a data directory: `node.json`, which says whose data this is. Written beside, fsynced and renamed, and never changed in place.
+"""The identity of a data directory: `node.json`, which says whose data this is. Written beside, fsynced and renamed, never changed in place.
 
-States: `joining` (the directory has an id, the node belongs to no cluster yet) → `joined` (the cluster took it in) or `creating` (it makes the cluster
-`cluster_id`); in both its `__meta` may not be on disk yet. Then `member`, for good: from now on a file that is missing is damage, and never made anew.
+States: `joining` (the directory has an id, the node belongs to no cluster yet), then `joined` (a cluster took it in) or `creating` (it makes the
+cluster `cluster_id`): in both its `__meta` may not be on disk yet. Then `member`, for good: a file that is missing is damage and is never made anew.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Collection
+from typing import Literal
 
 import msgspec
 
 from wal.errors import DataDirectoryError
+from wal.filesystem import FileSystem, write_durably
 
 IDENTITY_FILE = "node.json"
 FORMAT_VERSION = 1
@@ -29,16 +31,6 @@ class Identity(msgspec.Struct, frozen=True):
     generation: int = -1
 
 
-class IdentityFiles(Protocol):
-    """What is needed of a file system."""
-
-    def read(self, path: str) -> bytes | None:
-        """The whole file; None when it does not exist."""
-
-    def write_atomically(self, path: str, data: bytes) -> None:
-        """Write beside, fsync, rename, fsync the directory."""
-
-
 _decoder = msgspec.json.Decoder(Identity)
 
 
@@ -55,17 +47,21 @@ def as_member(identity: Identity) -> Identity:
 class IdentityStore:
     """Reads and writes the identity of the data directory `directory`. Blocks: for the start only."""
 
-    __slots__ = ("_files", "_path")
+    __slots__ = ("_fs", "_path")
 
-    def __init__(self, files: IdentityFiles, directory: str) -> None:
-        self._files = files
+    def __init__(self, fs: FileSystem, directory: str) -> None:
+        self._fs = fs
         self._path = f"{directory}/{IDENTITY_FILE}"
 
     def load(self) -> Identity | None:
         """None when there is none. Raises DataDirectoryError when it can not be understood: the node must not start on a guess."""
-        data = self._files.read(self._path)
-        if data is None:
+        if not self._fs.exists(self._path):
             return None
+        file = self._fs.open(self._path)
+        try:
+            data = file.pread(file.size(), 0)
+        finally:
+            file.close()
         try:
             identity = _decoder.decode(data)
         except msgspec.MsgspecError as error:
@@ -79,6 +75,11 @@ class IdentityStore:
             )
         return identity
 
+    def data_exists(self, ignored: Collection[str] = ()) -> bool:
+        """Whether the directory holds more than the identity; `ignored` are names that mean nothing (a lock file)."""
+        names = self._fs.list(self._path.rpartition("/")[0])
+        return any(name not in ignored and not name.startswith(IDENTITY_FILE) for name in names)
+
     def save(self, identity: Identity) -> None:
         """Durable when it returns."""
-        self._files.write_atomically(self._path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")
+        write_durably(self._fs, self._path, msgspec.json.format(msgspec.json.encode(identity), indent=2) + b"\n")

@@ -63,13 +63,13 @@ class JoinAnswer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class BootstrapResult:
-    """How to start. `created`: make `__meta` with this node as its only voter if it is not there, then `IdentityStore.save(identity as "member")`.
+    """How to start. `identity.state` "member": open what is there; a `__meta` that is missing is damage.
 
-    `voters`, `learners`: the configuration with which a node that has just joined creates its empty `__meta`; empty for one that belongs already.
+    "creating": make `__meta`, if it is not there, with this node as its only voter; "joined": make it, if it is not there, with `voters` and `learners`.
+    Then, when it is on disk and before anything of it is sent, `IdentityStore.save(as_member(identity))`.
     """
 
     identity: Identity
-    created: bool = False
     voters: tuple[Member, ...] = ()
     learners: tuple[Member, ...] = ()
 
@@ -162,7 +162,7 @@ class Joiner:
         if identity.state != "creating":
             identity = msgspec.structs.replace(identity, state="creating", cluster_id=self._new_id().hex(), generation=0)
             self._store.save(identity)
-        return BootstrapResult(identity, created=True)
+        return BootstrapResult(identity)
 
     async def _join(self, decision: JoinVia, identity: Identity) -> BootstrapResult | None:
         request = msgspec.structs.replace(self._registration, directory_id=identity.directory_id, cluster_id=decision.cluster_id, generation=-1)
@@ -184,7 +184,7 @@ class Joiner:
                 reasons.append(f"Failed to join cluster: {address} answers in an unknown way ({error})")
                 continue
             if answer.error == ErrorCode.NONE:
-                joined = msgspec.structs.replace(identity, state="member", cluster_id=answer.cluster_id, generation=answer.generation)
+                joined = msgspec.structs.replace(identity, state="joined", cluster_id=answer.cluster_id, generation=answer.generation)
                 self._store.save(joined)
                 return BootstrapResult(joined, voters=answer.voters, learners=answer.learners)
             if answer.error == ErrorCode.INVALID_REQUEST:
@@ -209,8 +209,8 @@ class Joiner:
 class JoinHandler:
     """Answers METHOD_INFO on every node and METHOD_JOIN on the leader of `__meta`.
 
-    `members` tells voters and learners of `__meta` (replica ids with addresses); `add_learner(replica_id, address)` changes its membership and returns
-    whether that is committed (True also when it is a member already).
+    `members` tells voters and learners of `__meta` (replica ids with addresses); `add_learner(replica_id, address)` changes its membership and
+    returns whether that is committed (True also when it is a member already).
     """
 
     __slots__ = ("_add_learner", "_controller", "_identity", "_machine", "_members", "_seeds")
@@ -236,9 +236,9 @@ class JoinHandler:
         return _encode(ClusterInfo(self._cluster_id(), node_id, leader_id, leader_address, tuple(self._members()[0]), self._seeds))
 
     def _cluster_id(self) -> str:
-        """ "" while creating: nobody may rely on that cluster before it is on disk."""
+        """None ("") while creating: nobody may rely on a cluster before it is on disk."""
         identity = self._identity()
-        return identity.cluster_id if identity is not None and identity.state == "member" else ""
+        return identity.cluster_id if identity is not None and identity.state in ("joined", "member") else ""
 
     def _leader(self) -> tuple[int, str]:
         broker = self._machine.image.brokers.get(self._machine.leader_node)
