@@ -1,14 +1,14 @@
-"""What the broker counts, and the neutral form in which it is told: families of samples over plain numbers.
+"""The neutral form in which the node tells what it has counted: families of samples over plain numbers.
 
-Owns: the counters that handlers and connections bump, and `Family`/`Sample`. Does not know Prometheus (`admin_api.metrics` renders). Loop only.
+Owns: `Family` and `Sample`. Counts nothing itself and does not know Prometheus (`admin_api.metrics` renders).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from wal.metrics import LATENCY_BOUNDS_MS, Histogram
+from wal.metrics import Histogram
 
 GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
 
@@ -41,44 +41,3 @@ def counter(name: str, help_text: str, value: float, **labels: str) -> Family:
 
 def histogram(name: str, help_text: str, data: Histogram, scale: float = 1.0, **labels: str) -> Family:
     return Family(name, HISTOGRAM, help_text, (Sample(labels, 0.0, data, scale),))
-
-
-class BrokerMetrics:
-    """Counters of one broker since its start. Handlers bump the plain attributes; nothing here allocates in the ordinary path."""
-
-    __slots__ = (
-        "fetch_bytes",
-        "fetch_requests",
-        "produce_bytes",
-        "produce_errors",
-        "produce_requests",
-        "request_errors",
-        "request_latency_ms",
-    )
-
-    def __init__(self) -> None:
-        self.produce_requests = 0
-        self.produce_bytes = 0
-        self.produce_errors = 0
-        self.fetch_requests = 0
-        self.fetch_bytes = 0
-        self.request_errors = 0
-        self.request_latency_ms: dict[str, Histogram] = {}
-
-    def observe_request(self, api: str, latency_ms: float) -> None:
-        """Time from a request's last byte to its answer, by API name ("Produce")."""
-        found = self.request_latency_ms.get(api)
-        if found is None:
-            found = self.request_latency_ms[api] = Histogram(LATENCY_BOUNDS_MS)
-        found.observe(latency_ms)
-
-    def families(self) -> Iterable[Family]:
-        """Everything counted so far, in base units."""
-        yield counter("chronik_produce_requests_total", "Produce requests received.", self.produce_requests)
-        yield counter("chronik_produce_bytes_total", "Bytes of record batches accepted.", self.produce_bytes)
-        yield counter("chronik_produce_errors_total", "Partitions of produce requests answered with an error.", self.produce_errors)
-        yield counter("chronik_fetch_requests_total", "Fetch requests received.", self.fetch_requests)
-        yield counter("chronik_fetch_bytes_total", "Bytes of record batches sent to consumers.", self.fetch_bytes)
-        yield counter("chronik_request_errors_total", "Requests that ended with an unexpected error or a closed connection.", self.request_errors)
-        samples = tuple(Sample({"api": api}, 0.0, data, 0.001) for api, data in sorted(self.request_latency_ms.items()))
-        yield Family("chronik_request_latency_seconds", HISTOGRAM, "Time from a request's last byte to its answer.", samples)

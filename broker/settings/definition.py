@@ -5,6 +5,7 @@ Owns: the rules of Kafka's configuration texts and the wording of what is wrong 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import IntEnum
@@ -129,6 +130,8 @@ def parse(definition: SettingDefinition, text: str) -> SettingValue:
             if not _DOUBLE.match(text):
                 raise _invalid(definition, text, f"Not a number of type {definition.type.name}")
             value = float(text)
+            if not math.isfinite(value):
+                raise _invalid(definition, text, f"Not a number of type {definition.type.name}")
         case SettingType.LIST:
             value = tuple(item.strip() for item in text.split(",")) if text else ()
         case _:
