@@ -112,7 +112,7 @@ class Replicas:
             payload = encode(Membership(frozenset(image.first_voters), frozenset(), frozenset()))
             group = self._open(self.store.create_group(image.group_id, topic.name, payload), topic.configs)
             if node_of(image.first_voters[0]) == self.node:
-                self.driver.prefer(group)
+                self.driver.elections.prefer(group)
         else:
             self.by_id[image.group_id].configure(self.topic_config(topic.configs))
 
@@ -133,7 +133,7 @@ class Replicas:
             self._isr.pop(group_id, None)
             self.driver.close_group(group_id)
             self.store.delete_group(group_id)
-            self.leaders.forget(group_id)
+            self.leaders.remove(group_id)
             log.info("%s: replica removed, its topic was deleted", group.name)
         self.driver.schedule_turn()
         if confirm:
@@ -159,7 +159,7 @@ class Replicas:
         if self._isr.get(group.group_id) != known:
             self._isr[group.group_id] = known
             self.leaders.set(group.group_id, group.term, self.node, isr)
-            self.driver.publish(LeaderNews(group.group_id, group.term, self.node, isr))
+            self.driver.post.publish(LeaderNews(group.group_id, group.term, self.node, isr))
 
     def sweep_isr(self) -> None:
         """Once a second: replicas fall out of sync by time alone."""

@@ -15,7 +15,7 @@ from raft.core.core import RaftCore, Role
 from raft.core.message import node_of
 from raft.liveness import NEVER, quorum_contact_ms
 from wal.api import GroupLog
-from wal.entry import EntryKind, GroupId
+from wal.entry import Entry, GroupId
 from wal.errors import check
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class RaftGroup:
     __slots__ = (
         "applied_index",
         "at_end",
-        "commit_told",
         "contact_ms",
         "core",
         "dirty",
+        "eager_commit",
         "driver",
         "followed",
         "fresh",
@@ -66,13 +66,13 @@ class RaftGroup:
         self.applied_index = applied_index
         self.serving = False
         self.dirty = False
+        self.eager_commit = False  # followers are told of a commit at once, not with the next beat
         self.preferred = False  # campaign without waiting when the group is new
         self.fresh = log_.last_index == 0 and log_.hard_state.term == 0
         self.followed: Peer | None = None  # whose beats keep our election timer quiet
         self.orphaned_by: Peer | None = None
         self.contact_ms = NEVER  # last message of the present leader
         self.reading = False  # entries to apply are being read from disk
-        self.commit_told = 0
         self.progress_moved = False
         self.reads_waiting: list[tuple[int, int, Callable[[int], None]]] = []  # ReadIndex: (asked at ms, index, done)
         self.at_end: dict[int, tuple[int, int]] = {}  # replica -> (last_index when it reached the end, ms)
@@ -143,7 +143,7 @@ class RaftGroup:
     def transfer_leadership(self, target_node: int) -> None:
         target = next((r for r in self.core.membership.voters if node_of(r) == target_node), 0)
         if target:
-            self.driver.transfer(self, target)
+            self.driver.elections.transfer(self, target)
 
     def change_membership(self, voters: Sequence[int], learners: Sequence[int], done: Callable[[bool], None]) -> None:
         refusal = self.core.propose_configuration(frozenset(voters), frozenset(learners))
@@ -160,6 +160,13 @@ class RaftGroup:
             _, done = self._membership_done
             self._membership_done = None
             done(False)
+
+    def abandon(self) -> None:
+        """Nobody here can answer any more: ReadIndex requests and a membership change end without a result."""
+        waiting, self.reads_waiting = self.reads_waiting, []
+        self.abandon_membership_change()
+        for _, _, done in waiting:
+            done(-1)
 
     # -- what the driver does with it -----------------------------------------------------------------------------
 
@@ -185,18 +192,15 @@ class RaftGroup:
             self.machine.on_leader_change(node_of(leader), term)
             self.driver.events.on_leader(self)
         if role != Role.LEADER:
-            self.driver.follow_or_wait(self)
+            self.driver.elections.follow_or_wait(self)
 
     def _lost_leadership(self, previous_term: int) -> None:
         log.info("%s: stepped down from leadership of term %d (now term %d)", self.name, previous_term, self.core.term)
-        waiting, self.reads_waiting = self.reads_waiting, []
         was_serving, self.serving = self.serving, False
-        self.abandon_membership_change()
         self.driver.lost_leadership(self)
         if was_serving:
             self.machine.on_leadership(False)
-        for _, _, done in waiting:
-            done(-1)
+        self.abandon()
 
     def apply_committed(self) -> None:
         """Give committed entries to the state machine, in order; start serving when the no-op of our term is among them."""
@@ -210,7 +214,7 @@ class RaftGroup:
             self._apply(entries, commit)
         self._settle()
 
-    def _apply(self, entries: Sequence, commit: int) -> None:  # type: ignore[type-arg]
+    def _apply(self, entries: Sequence[Entry], commit: int) -> None:
         if entries[-1].index > commit:
             entries = [entry for entry in entries if entry.index <= commit]
         check(entries[0].index == self.applied_index + 1, f"{self.name}: entries to apply do not follow index {self.applied_index}")
@@ -274,9 +278,6 @@ class RaftGroup:
         membership = self.core.membership
         return self.core.replica in membership.voters or self.core.replica in membership.voters_outgoing
 
-    def describe_entry(self, index: int) -> str:
-        term = self.log.term(index)
-        return f"{self.name} index {index} term {term}"
-
-
-__all__ = ["EntryKind", "RaftGroup"]
+    def replica_on(self, node: int) -> int:
+        """The replica id of the member on `node`; the node id itself when it has none."""
+        return next((r for r in self.core.membership.members if node_of(r) == node), node)

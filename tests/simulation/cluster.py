@@ -268,7 +268,9 @@ def check_at_rest(cluster: Cluster) -> None:
             if group.log.quarantined:
                 continue
             if group.commit_index != leader.groups[group_id_].commit_index:
-                raise Broken(f"NotEqual: {history.name} commit {group.commit_index} on node {node.id}, {leader.groups[group_id_].commit_index} on the leader")
+                raise Broken(
+                    f"NotEqual: {history.name} commit {group.commit_index} on node {node.id}, {leader.groups[group_id_].commit_index} on the leader"
+                )
             captured = node.partitions[group_id_].capture()
             states.add(captured)
         if len(states) > 1:

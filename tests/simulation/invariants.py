@@ -195,4 +195,6 @@ class Invariants:
                 f"{group_log.term(index)}/{group_log.last_index}"
             )
         if group_log.hard_state.term < hard_term:
-            raise Broken(f"HardStateSurvives: node {node.id} {group_log.topic} was in term {hard_term}, after the crash in {group_log.hard_state.term}")
+            raise Broken(
+                f"HardStateSurvives: node {node.id} {group_log.topic} was in term {hard_term}, after the crash in {group_log.hard_state.term}"
+            )

@@ -128,7 +128,7 @@ class SimNode:
     def on_news(self, sender: int, news: Any) -> None:
         self.cluster.counts["news"] += 1
 
-    def on_flush(self, seconds: float, size_bytes: int) -> None:
+    def on_flush(self, milliseconds: int, size_bytes: int) -> None:
         self.cluster.counts["flushes"] += 1
 
     def on_snapshot_needed(self, group: RaftGroup, peer: int, index: int, term: int) -> None:

@@ -146,9 +146,7 @@ class SimNetwork:
             self.sessions[dialler.id, peer, lane] = session
             incarnation, target_incarnation = dialler.incarnation, target.incarnation
             target.clock.run(lambda: session.open and target.driver.on_session_open(dialler.id, lane, False, incarnation))
-            self.scheduler.at(
-                self._delay(), lambda: clock.run(lambda: session.open and driver.on_session_open(peer, lane, True, target_incarnation))
-            )
+            self.scheduler.at(self._delay(), lambda: clock.run(lambda: session.open and driver.on_session_open(peer, lane, True, target_incarnation)))
 
         self.scheduler.at(self.scheduler.random.randrange(100, 2000), attempt)
 

@@ -1,0 +1,146 @@
+"""What this worker says to its peers: outboxes per peer and lane, one message per peer, lane and turn.
+
+Owns the outboxes, the news about the groups that we lead, and the unary callers that wait for an answer. Decides nothing about Raft.
+What can not be sent is dropped: the sender of an append is told, so that it probes again; everything else Raft repeats by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from raft.api import Clock, Lane, Network
+from raft.core.message import CONTROL_TYPES, Message, MessageType, node_of
+from raft.liveness import Peer
+from raft.wire import Batch, Envelope, LeaderNews, encode_batch
+from wal.entry import GroupId
+
+if TYPE_CHECKING:
+    from raft.group import RaftGroup
+
+ANSWERS = frozenset(
+    (
+        MessageType.APPEND_RESPONSE,
+        MessageType.PRE_VOTE_RESPONSE,
+        MessageType.VOTE_RESPONSE,
+        MessageType.HEARTBEAT_RESPONSE,
+        MessageType.SNAPSHOT_STATUS,
+    )
+)
+Outbox = list[tuple[GroupId, Message]]
+
+
+class Post:
+    """Outgoing messages. `append_dropped(group_id, message)` is called for each append that could not be queued."""
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        peers: dict[int, Peer],
+        network: Network,
+        clock: Clock,
+        max_message_bytes: int,
+        append_dropped: Callable[[GroupId, Message], None],
+    ) -> None:
+        self.envelope = envelope
+        self.peers = peers
+        self.network = network
+        self.clock = clock
+        self.max_message_bytes = max_message_bytes
+        self.append_dropped = append_dropped
+        self._news: dict[GroupId, LeaderNews] = {}  # what we say of the groups that we lead
+        self._asked: dict[tuple[GroupId, int], list[Callable[[Message], None]]] = {}  # unary callers, by group and asking replica
+
+    def route(self, group: RaftGroup, message: Message) -> None:
+        """Put a message into the outbox of its receiver: answers go back on the receiver's own session."""
+        kind = message.type
+        if self._asked and kind in ANSWERS and self._answer_unary(group, message):
+            return
+        peer = self.peers.get(node_of(message.receiver))
+        if peer is None:
+            return
+        lane = Lane.CONTROL if kind in CONTROL_TYPES else Lane.DATA
+        if kind in ANSWERS:
+            if peer.into[lane]:
+                peer.answers[lane].append((group.group_id, message))
+        elif peer.out[lane]:
+            peer.requests[lane].append((group.group_id, message))
+
+    def send(self) -> None:
+        """Send everything that waits."""
+        for peer in self.peers.values():
+            for lane in (Lane.CONTROL, Lane.DATA):
+                if peer.requests[lane]:
+                    messages, peer.requests[lane] = peer.requests[lane], []
+                    self._send_requests(peer, lane, messages, 0, [])
+                beat = peer.beat_to_answer if lane == Lane.CONTROL else 0
+                if beat or peer.answers[lane]:
+                    messages, peer.answers[lane] = peer.answers[lane], []
+                    if beat:
+                        peer.beat_to_answer = 0
+                    self.network.send_answer(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, [])))
+
+    def beat(self, peer: Peer) -> None:
+        """One beat: everything that waits on the control lane goes with it, and counts as said before it."""
+        messages, peer.requests[Lane.CONTROL] = peer.requests[Lane.CONTROL], []
+        news, peer.news = list(peer.news.values()), {}
+        self._send_requests(peer, Lane.CONTROL, messages, peer.next_beat(self.clock.now_ms()), news)
+
+    def _send_requests(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
+        start = size = 0
+        if lane == Lane.DATA:
+            # An entry larger than the usual message travels alone; everything else of this turn goes out in messages of bounded size.
+            for position, (_, message) in enumerate(messages):
+                length = 0
+                for entry in message.entries:
+                    length += entry.size
+                if size and size + length > self.max_message_bytes:
+                    self._send_batch(peer, lane, messages[start:position], 0, [])
+                    start, size = position, 0
+                size += length
+        self._send_batch(peer, lane, messages[start:] if start else messages, beat, news)
+
+    def _send_batch(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
+        if self.network.send_request(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, news))):
+            return
+        for group_id, message in messages:
+            if message.type == MessageType.APPEND:
+                self.append_dropped(group_id, message)
+        for item in news:
+            peer.news.setdefault(item.group, item)
+
+    # -- news -----------------------------------------------------------------------------------------------------
+
+    def publish(self, news: LeaderNews) -> None:
+        """Tell all peers, with the next beat, who leads a group and who is in sync."""
+        self._news[news.group] = news
+        for peer in self.peers.values():
+            if peer.out[Lane.CONTROL]:
+                peer.news[news.group] = news
+
+    def withdraw(self, group_id: GroupId) -> None:
+        """We do not lead the group any more: a new session hears nothing of it from us."""
+        self._news.pop(group_id, None)
+        for peer in self.peers.values():
+            peer.news.pop(group_id, None)
+
+    def repeat_news(self, peer: Peer) -> None:
+        """A new session: say everything again."""
+        peer.news = dict(self._news)
+
+    # -- unary callers --------------------------------------------------------------------------------------------
+
+    def expect(self, group_id: GroupId, asker: int, done: Callable[[Message], None]) -> None:
+        """`done(answer)` with the next answer to replica `asker` in this group."""
+        self._asked.setdefault((group_id, asker), []).append(done)
+
+    def forget_group(self, group_id: GroupId) -> None:
+        self.withdraw(group_id)
+        for key in [key for key in self._asked if key[0] == group_id]:
+            del self._asked[key]
+
+    def _answer_unary(self, group: RaftGroup, message: Message) -> bool:
+        waiting = self._asked.pop((group.group_id, message.receiver), None)
+        for done in waiting or ():
+            done(message)
+        return waiting is not None
