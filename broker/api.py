@@ -51,11 +51,21 @@ class Partition(Protocol):
     index: int
     topic_id: bytes
     group_id: GroupId
-    high_watermark: int
-    last_stable_offset: int
-    log_start_offset: int
-    log_end_offset: int
-    leader_epoch: int
+
+    @property
+    def high_watermark(self) -> int: ...
+
+    @property
+    def last_stable_offset(self) -> int: ...
+
+    @property
+    def log_start_offset(self) -> int: ...
+
+    @property
+    def log_end_offset(self) -> int: ...
+
+    @property
+    def leader_epoch(self) -> int: ...
 
     def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> None:
         """Append one Produce request's batches for this partition. `records` (writable, batches as sent) belongs to the partition from now on.

@@ -40,6 +40,7 @@ _LZ4_HEADER = b"\x04\x22\x4d\x18\x60\x40\x82"  # version 1, independent blocks o
 _LZ4_BLOCK_BYTES = 64 * 1024
 _LZ4_UNCOMPRESSED = 0x80000000
 _PIECE_BYTES = 256 * 1024
+_ZSTD_STEP_BYTES = 512
 _MIN_BUFFER_BYTES = 64 * 1024
 _BIG = Struct(">i")
 _LITTLE = Struct("<I")
@@ -132,15 +133,25 @@ def _unlz4(data: Buffer, max_bytes: int) -> memoryview:
 
 
 def _unzstd(data: Buffer, max_bytes: int) -> bytes:
-    window = 1 << max(20, (max_bytes - 1).bit_length())
+    """Fed in small pieces: four compressed bytes make at most one block of 128 KiB, so that one step goes at most 16 MiB over the bound."""
+    factory = zstandard.ZstdDecompressor(max_window_size=1 << max(20, (max_bytes - 1).bit_length()))
     pieces: list[bytes] = []
     total = 0
-    with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(data, read_across_frames=True) as stream:
-        while piece := stream.read(min(_PIECE_BYTES, max_bytes - total + 1)):
+    rest: Buffer = data
+    while rest:
+        stream = factory.decompressobj()
+        view = memoryview(rest)
+        position = 0
+        while not stream.eof:
+            if position >= len(view):
+                raise CompressionError("zstd stream is cut off")
+            piece = stream.decompress(view[position : position + _ZSTD_STEP_BYTES])
+            position += _ZSTD_STEP_BYTES
             total += len(piece)
             if total > max_bytes:
                 raise _too_large(max_bytes)
             pieces.append(piece)
+        rest = b"".join((stream.unused_data, view[position:]))
     return b"".join(pieces)
 
 

@@ -1,0 +1,39 @@
+"""What a partition is given from outside, and the watermarks that its parts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from broker.records.reader import DEFAULT_MAX_DECOMPRESSED_BYTES
+from raft.api import Clock
+
+
+def _ignore(delta: int) -> None:
+    """Nobody counts."""
+
+
+class PartitionContext(NamedTuple):
+    """The node's services. `wall_time_ms` is for timestamps that clients see only; everything else uses `clock`.
+
+    `pending_bytes_changed(delta)` lets the node count what waits to be proposed over all partitions, so that connections can stop reading;
+    `max_pending_bytes` is this partition's own last line. `node_id` = our broker id, to tell "I lead but do not serve yet" from "another leads".
+    """
+
+    clock: Clock
+    wall_time_ms: Callable[[], int]
+    disk_full: Callable[[], bool]
+    pending_bytes_changed: Callable[[int], None] = _ignore
+    node_id: int = -1
+    max_pending_bytes: int = 128 * 1024 * 1024
+    max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
+
+
+class Watermarks:
+    """Invariant: log_start_offset ≤ high_watermark; both only go up. Changed by `Partition.apply`, `restore` and `install` alone."""
+
+    __slots__ = ("high_watermark", "log_start_offset")
+
+    def __init__(self) -> None:
+        self.high_watermark = 0
+        self.log_start_offset = 0
