@@ -17,6 +17,8 @@ from wal.entry import Buffer, GroupId
 class LeaderTable(Protocol):
     """Who leads what, learned from the node's own groups and from what leaders tell their peers; not from `__meta`."""
 
+    version: int  # grows with every change of a leader, an epoch or an isr; caches of Metadata hang on it
+
     def leader_of(self, group: GroupId) -> tuple[int, int]:
         """(broker id or -1, leader epoch)."""
 
@@ -87,7 +89,9 @@ class Partition(Protocol):
 
     def remove_waiter(self, waiter: Callable[[], None]) -> None: ...
 
-    def list_offset(self, timestamp_ms: int, current_leader_epoch: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]) -> None:
+    def list_offset(
+        self, timestamp_ms: int, current_leader_epoch: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]
+    ) -> None:
         """ListOffsets: timestamp ≥ 0, or -1 latest, -2 earliest, -3 max timestamp, -4 earliest local, -5 latest tiered. done(error, timestamp, offset, leader_epoch)."""
 
     def end_of_epoch(self, current_leader_epoch: int, leader_epoch: int) -> tuple[ErrorCode, int, int]:

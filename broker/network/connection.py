@@ -36,7 +36,10 @@ _STOPS_READING = BLOCKED_IN_FLIGHT | BLOCKED_WRITE | BLOCKED_PRESSURE | BLOCKED_
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Bounds of one connection. `frame_bytes` is socket.request.max.bytes; `waiting_bytes` bounds what is received and not yet handed over."""
+    """Bounds of one connection. `frame_bytes` is socket.request.max.bytes; `waiting_bytes` bounds what is received and not yet handed over.
+
+    `idle_ms` is connections.max.idle.ms, -1 for never.
+    """
 
     frame_bytes: int = 100 * 1024 * 1024
     in_flight_bytes: int = 64 * 1024 * 1024
@@ -160,6 +163,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._owner.stats.requests_in_flight -= 1
                 if request.on_disconnect is not None:
                     request.on_disconnect()
+                request.done = True
+                request.buffer = b""
+                request.on_disconnect = request.error_answer = None
         self._owner.forget(self)
 
     @property
@@ -189,7 +195,8 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting_bytes = 0
         self._update_reading()
 
-    def _refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
+        """Close because of what the client sent, with one log line."""
         self._owner.stats.connections_closed_malformed += 1
         self._owner.complain(f"connection from {self.peer} closed: {reason}")
         self._frame = None
@@ -247,7 +254,7 @@ class Connection(asyncio.BufferedProtocol):
         while end - position >= 4:
             (length,) = unpack_size(view, position)
             if not _SMALLEST_FRAME <= length <= self.frame_limit_bytes:
-                self._refuse(_describe_bad_size(bytes(view[position : min(end, position + 8)]), length, self.frame_limit_bytes))
+                self.refuse(_describe_bad_size(bytes(view[position : min(end, position + 8)]), length, self.frame_limit_bytes))
                 return
             start = position + 4
             stop = start + length
@@ -298,6 +305,7 @@ class Connection(asyncio.BufferedProtocol):
     def completed(self, request: Request) -> None:
         """`request` has its answer; whatever is ready at the head of the line leaves with the next write."""
         request.buffer = b""
+        request.on_disconnect = request.error_answer = None  # they refer back to the request: no work for the cycle collector
         if self._closed:
             return
         route = request.route
@@ -418,7 +426,7 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.complain(f"connection from {self.peer} closed: a request was left half sent ({arrived} bytes) for {limits.slow_frame_ms} ms")
             self.close()
             return
-        if now_ms - self.last_active_ms >= limits.idle_ms:
+        if 0 <= limits.idle_ms <= now_ms - self.last_active_ms:
             self._owner.stats.connections_closed_idle += 1
             self.close()
 

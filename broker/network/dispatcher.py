@@ -20,7 +20,7 @@ from broker.network.connection import BLOCKED_EXCLUSIVE, Connection
 from broker.network.request import Request
 from broker.network.stats import ApiStats, NetworkStats
 from broker.protocol.errors import ProtocolError
-from broker.protocol.primitives import skip_tagged_fields
+from broker.protocol.headers import decode_request_header
 from wal.entry import Buffer
 
 log = logging.getLogger("chronik_server")
@@ -31,8 +31,6 @@ API_VERSIONS_KEY = 18
 Handler = Callable[[Request], "Coroutine[Any, Any, None] | None"]
 ErrorBody = Callable[[int, int], "bytes | None"]
 
-_HEADER = struct.Struct(">hhih")
-_CORRELATION = struct.Struct(">hhi")
 _ERROR = struct.Struct(">h")
 
 
@@ -101,28 +99,22 @@ class Dispatcher:
     def dispatch(self, connection: Connection, frame: Buffer) -> None:
         """Handle one frame (without its length prefix, at least 8 bytes). Never raises for what a client sent or a handler did."""
         try:
-            key, version, correlation_id, client_id_size = _HEADER.unpack_from(frame, 0)
-        except struct.error:
-            key, version, correlation_id = _CORRELATION.unpack_from(frame, 0)
-            client_id_size = -1
+            key, version, correlation_id, client_id, position = decode_request_header(frame)
+        except ProtocolError as error:
+            self._stats.errors += 1
+            connection.refuse(f"malformed request header: {error}")
+            return
         route = self._routes.get(key)
         if route is None or not route.versions[0] <= version <= route.versions[1]:
             self._refuse_version(connection, route, key, version, correlation_id, frame)
             return
         request = Request(connection, route, version, correlation_id, frame)
         connection.admit(request)
+        request.client_id = client_id
+        request.position = position
         route.stats.requests += 1
         request.started_ns = self._now_ns()
         try:
-            position = 10 if client_id_size < 0 else 10 + client_id_size
-            request.client_id_size = client_id_size
-            if version >= route.flexible_from:
-                if position >= request.size:
-                    raise ProtocolError("the header is longer than the request")
-                position = 1 + position if frame[position] == 0 else _skip_tags(frame, position)
-            elif position > request.size:
-                raise ProtocolError("the header is longer than the request")
-            request.position = position
             coroutine = route.handle(request)
             if coroutine is not None:
                 task = asyncio.get_running_loop().create_task(self._supervise(request, coroutine))
@@ -131,7 +123,7 @@ class Dispatcher:
         except ProtocolError as error:
             self._malformed(request, error)
         except KafkaError as error:
-            self._answer_error(request, error.code)
+            self._answer_error(request, error.code, error.message)
         except Exception as error:  # noqa: BLE001 - the edge: logged with its traceback, translated once
             self._failed(request, error)
         if not route.pipelined and not request.done:
@@ -152,7 +144,7 @@ class Dispatcher:
         except ProtocolError as error:
             self._malformed(request, error)
         except KafkaError as error:
-            self._answer_error(request, error.code)
+            self._answer_error(request, error.code, error.message)
         except asyncio.CancelledError:
             request.close()
             raise
@@ -187,17 +179,12 @@ class Dispatcher:
         log.error("unexpected error in %s v%d from %s", request.route.name, request.api_version, request.connection.peer, exc_info=error)
         self._answer_error(request, ErrorCode.UNKNOWN_SERVER_ERROR)
 
-    def _answer_error(self, request: Request, code: ErrorCode) -> None:
-        body = request.route.error_body(request.api_version, code)
+    def _answer_error(self, request: Request, code: ErrorCode, message: str = "") -> None:
+        if request.done:
+            return
+        own = request.error_answer
+        body = own(code, message) if own is not None else request.route.error_body(request.api_version, code)
         if body is None:
             request.close()
         else:
             request.reply(body)
-
-
-def _skip_tags(frame: Buffer, position: int) -> int:
-    """Position behind the tagged fields at `position` (KIP-482); this broker uses none of the request header."""
-    try:
-        return skip_tagged_fields(frame, position, len(frame))
-    except IndexError as error:
-        raise ProtocolError("the tagged fields of the header are truncated") from error

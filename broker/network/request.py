@@ -21,6 +21,7 @@ class Request:
 
     Use: exactly one of `reply`, `reply_parts`, `reply_nothing`, `close` ends it; a second one is ignored (a time limit and a late result may cross).
     `buffer[position:]` is the body. For Produce it is a writable memoryview of a buffer of its own, for all others `bytes`.
+    `error_answer(code, message)` makes an error of this very request, known once its body is decoded; `on_disconnect` is called when the client goes.
     Invariant: `buffer` is let go when the request ends; whoever still needs bytes of it keeps views of them.
     """
 
@@ -28,11 +29,12 @@ class Request:
         "_flexible",
         "api_version",
         "buffer",
-        "client_id_size",
+        "client_id",
         "close_after",
         "connection",
         "correlation_id",
         "done",
+        "error_answer",
         "on_disconnect",
         "parts",
         "parts_size",
@@ -50,7 +52,8 @@ class Request:
         self.buffer: Buffer = buffer
         self.size = len(buffer)
         self.position = 0
-        self.client_id_size = -1
+        self.client_id: str | None = None
+        self.error_answer: Callable[[int, str], bytes] | None = None
         self._flexible = api_version >= route.flexible_response_from
         self.done = False
         self.close_after = False
@@ -58,13 +61,6 @@ class Request:
         self.parts_size = 0
         self.on_disconnect: Callable[[], None] | None = None
         self.started_ns = 0
-
-    @property
-    def client_id(self) -> str:
-        """What the client calls itself ("" for null), decoded on demand."""
-        if self.client_id_size <= 0 or not self.buffer:
-            return ""
-        return str(self.buffer[10 : 10 + self.client_id_size], "utf-8", "replace")
 
     def _head(self, size: int) -> bytes:
         """Length and response header for a body of `size` bytes."""

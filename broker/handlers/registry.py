@@ -1,0 +1,55 @@
+"""All APIs that are served. What is not in this list is not advertised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import randbelow
+from types import ModuleType
+
+from broker.api import Broker
+from broker.handlers import (
+    api_versions,
+    create_partitions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    fetch,
+    init_producer_id,
+    list_offsets,
+    metadata,
+    offset_for_leader_epoch,
+    produce,
+)
+from broker.handlers.fetch_session import FetchSessionCache
+from broker.handlers.services import Services
+from broker.network.dispatcher import Dispatcher
+from broker.network.timer_wheel import TimerWheel
+
+HANDLERS: tuple[ModuleType, ...] = (
+    produce,
+    fetch,
+    list_offsets,
+    metadata,
+    api_versions,
+    create_topics,
+    delete_topics,
+    init_producer_id,
+    offset_for_leader_epoch,
+    describe_configs,
+    create_partitions,
+    describe_cluster,
+)
+
+
+def _new_session_id() -> int:
+    return 1 + randbelow(2**31 - 1)
+
+
+def register_all(broker: Broker, dispatcher: Dispatcher, new_session_id: Callable[[], int] = _new_session_id) -> Services:
+    """Give `dispatcher` all handlers of `broker`; returns what they share. Further APIs may be registered beside them."""
+    slots = broker.settings.get("max.incremental.fetch.session.cache.slots")
+    sessions = FetchSessionCache(broker.clock.now_ms, new_session_id, slots if isinstance(slots, int) else 1000)
+    services = Services(broker, dispatcher, TimerWheel(broker.clock), sessions)
+    dispatcher.register(module.route(services) for module in HANDLERS)
+    return services
