@@ -12,7 +12,7 @@ NEVER_FLEXIBLE: Final = 32767
 
 
 class ApiInfo(NamedTuple):
-    """`name` as Kafka writes it; versions as in the schema; `first_flexible_version` is NEVER_FLEXIBLE for SaslHandshake, OffsetDelete and the like."""
+    """`name` as Kafka writes it; versions as in the schema; `first_flexible_version` may be NEVER_FLEXIBLE (SaslHandshake, OffsetDelete)."""
 
     name: str
     first_version: int

@@ -1,4 +1,7 @@
-"""Errors of the codec, by whose fault they are: ProtocolError is the peer's (malformed bytes), EncodeError is ours (a value the schema has no room for)."""
+"""Errors of the codec, by whose fault they are.
+
+ProtocolError is the peer's (malformed bytes), EncodeError is ours (a value that the schema has no room for).
+"""
 
 from __future__ import annotations
 

@@ -1,50 +1,55 @@
 """Request and response headers, by hand: they are decoded for every request.
 
-Request header v1 is key, version, correlation id, client id; v2, for the flexible versions of an API, has tagged fields behind it. The client id always has a length of
-two bytes. The response to ApiVersions always has header v0 (no tagged fields), so that a client can read it before it knows what the broker speaks (KIP-511).
+Request header v1 is key, version, correlation id, client id; v2, for the flexible versions of an API, has tagged fields behind it. The client id
+always has a length of two bytes. The response to ApiVersions always has header v0 (no tagged fields), so that a client can read it before it knows
+what the broker speaks (KIP-511).
 """
 
 from __future__ import annotations
 
-from struct import Struct, error
+import struct
+from struct import Struct
 from typing import Final
 
 from broker.protocol.api_keys import APIS, NEVER_FLEXIBLE, ApiKey
-from broker.protocol.errors import ProtocolError, bad_length, malformed, truncated
+from broker.protocol.errors import ProtocolError, bad_length, malformed
 from broker.protocol.primitives import Buffer, skip_tagged_fields
 
 RequestHeader = tuple[int, int, int, str | None, int]
 
-# One row more than there are keys, so that an unknown key can be looked up as -1.
-_FIRST_FLEXIBLE: Final = [APIS[key].first_flexible_version if key in APIS else NEVER_FLEXIBLE for key in range(max(APIS) + 1)]
-_LAST_VERSION: Final = [APIS[key].last_version if key in APIS else -1 for key in range(max(APIS) + 1)]
-_KEYS: Final = len(_FIRST_FLEXIBLE)
+_KEYS: Final = max(APIS) + 1
+_FIRST_FLEXIBLE: Final = tuple(APIS[key].first_flexible_version if key in APIS else NEVER_FLEXIBLE for key in range(_KEYS))
+_LAST_VERSION: Final = tuple(APIS[key].last_version if key in APIS else -1 for key in range(_KEYS))
 _API_VERSIONS: Final = int(ApiKey.API_VERSIONS)
 
-_unpack = Struct(">hhih").unpack_from
+# Key, version, correlation id and the client id's length.
+_fixed_part = Struct(">hhih").unpack_from
+_FIXED_SIZE: Final = 10
+_without_client_id = Struct(">hhi").unpack_from
+# One reader for each usual length of a client id: takes the bytes out in one call, and refuses when they are not all there.
+_client_ids = tuple(Struct(f"{length}s").unpack_from for length in range(65))
+
 _pack_v0 = Struct(">i").pack
 _pack_v1 = Struct(">ix").pack
-FIXED_SIZE: Final = 10
 
 
 def decode_request_header(view: Buffer) -> RequestHeader:
-    """(api key, version, correlation id, client id or None, position of the body) of the request frame `view` (without its length).
+    """(api key, version, correlation id, client id or None, position of the body) of the request frame `view`, which has no length in front.
 
-    A key or version that the schemas do not know is no error: what follows the correlation id is then read as far as it makes sense, so that the caller can
-    still answer under the right correlation id. ProtocolError when the frame of a known version is malformed, or when even the correlation id is missing.
+    A key or version that the schemas do not have is no error: what follows the correlation id is then read as far as it makes sense, so that the
+    caller can answer under the right correlation id. ProtocolError when a known version's header is malformed, or no correlation id is there.
     """
     try:
-        key, version, correlation_id, length = _unpack(view, 0)
+        key, version, correlation_id, length = _fixed_part(view)
         if not (0 <= key < _KEYS and 0 <= version <= _LAST_VERSION[key]):
             return _decode_unknown(view, key, version, correlation_id, length)
-        if length > 0:
+        client_id: str | None
+        if 0 <= length <= 64:
+            client_id = _client_ids[length](view, 10)[0].decode()
             position = 10 + length
-            if position > len(view):
-                raise truncated("RequestHeader.client_id", 10, length, len(view) - 10)
-            client_id = str(view[10:position], "utf-8")
-        elif length == 0:
-            client_id = ""
-            position = 10
+        elif length > 0:
+            client_id = Struct(f"{length}s").unpack_from(view, 10)[0].decode()
+            position = 10 + length
         elif length == -1:
             client_id = None
             position = 10
@@ -53,29 +58,27 @@ def decode_request_header(view: Buffer) -> RequestHeader:
         if version >= _FIRST_FLEXIBLE[key]:
             position = position + 1 if view[position] == 0 else skip_tagged_fields(view, position, len(view))
         return key, version, correlation_id, client_id, position
-    except (error, IndexError, UnicodeDecodeError) as fault:
-        if len(view) >= 8 and len(view) < FIXED_SIZE:
-            return _without_client_id(view)
-        raise malformed("RequestHeader", 1, len(view), fault) from fault
+    except (struct.error, IndexError, UnicodeDecodeError) as fault:
+        size = len(view)
+        if 8 <= size < _FIXED_SIZE:
+            return _decode_short(view)
+        raise malformed("RequestHeader", 1, size, fault) from fault
 
 
-_unpack_short = Struct(">hhi").unpack_from
-
-
-def _without_client_id(view: Buffer) -> RequestHeader:
-    """Header v0, without a client id, has its eight bytes only: no key that is served uses it, but its correlation id can be answered."""
-    key, version, correlation_id = _unpack_short(view, 0)
+def _decode_short(view: Buffer) -> RequestHeader:
+    """A frame that ends before the client id, as header v0 did: an error for a known version, but its correlation id can be answered otherwise."""
+    key, version, correlation_id = _without_client_id(view)
     if 0 <= key < _KEYS and 0 <= version <= _LAST_VERSION[key]:
-        raise truncated("RequestHeader.client_id", 8, 2, len(view) - 8)
+        raise ProtocolError(f"RequestHeader: truncated, the frame ends after {len(view)} bytes, before the client id")
     return key, version, correlation_id, None, len(view)
 
 
 def _decode_unknown(view: Buffer, key: int, version: int, correlation_id: int, length: int) -> RequestHeader:
     size = len(view)
-    if not 0 <= length <= size - FIXED_SIZE:
-        return key, version, correlation_id, None, FIXED_SIZE
-    position = FIXED_SIZE + length
-    client_id = str(view[FIXED_SIZE:position], "utf-8", "replace")
+    if not 0 <= length <= size - _FIXED_SIZE:
+        return key, version, correlation_id, None, _FIXED_SIZE
+    position = _FIXED_SIZE + length
+    client_id = str(view[_FIXED_SIZE:position], "utf-8", "replace")
     if 0 <= key < _KEYS and version >= _FIRST_FLEXIBLE[key]:
         try:
             position = skip_tagged_fields(view, position, size)

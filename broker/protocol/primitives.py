@@ -1,8 +1,8 @@
 """The variable-length pieces of the Kafka protocol: varints, strings, tagged fields, arrays of numbers.
 
-Fixed-size fields are read and written by `struct` in the generated code; here is only what that code calls. Readers take (buffer, position[, size]) and return
-(value, new position); `size` is the end of the bytes that may be read. They may raise IndexError or struct.error where the bytes run out: `Message.decode`
-translates these once. Nothing is allocated before its length is known to fit.
+Fixed-size fields are read and written by `struct` in the generated code; here is only what that code calls. Readers take (buffer, position[, size])
+and return (value, new position); `size` is the end of the bytes that may be read. They may raise IndexError or struct.error where the bytes run out:
+`Message.decode` translates these once. Nothing is allocated before its length is known to fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from broker.protocol.errors import ProtocolError, bad_length, too_many, truncate
 Buffer = bytes | bytearray | memoryview
 
 _CACHED_COUNT_MAX = 64
-_NUMBERS: dict[str, tuple[Struct, ...]] = {code: tuple(Struct(f">{count}{code}") for count in range(_CACHED_COUNT_MAX)) for code in "bBhHiIqd?"}
+_NUMBERS: dict[str, tuple[Struct, ...]] = {code: tuple(Struct(f">{count}{code}") for count in range(_CACHED_COUNT_MAX)) for code in "bhHiIqd?"}
+_INT32S_FROM = tuple(layout.unpack_from for layout in _NUMBERS["i"])
+_PACK_INT32S = tuple(layout.pack for layout in _NUMBERS["i"])
 
 
 def read_uvarint(buffer: Buffer, position: int) -> tuple[int, int]:
@@ -125,6 +127,21 @@ def pack_numbers(values: Sequence[Any], code: str) -> bytes:
     if count < _CACHED_COUNT_MAX:
         return _NUMBERS[code][count].pack(*values)
     return Struct(f">{count}{code}").pack(*values)
+
+
+def read_int32s(buffer: Buffer, position: int, count: int) -> list[int]:
+    """read_numbers for the arrays of Metadata: ids of partitions and brokers."""
+    if count < _CACHED_COUNT_MAX:
+        return list(_INT32S_FROM[count](buffer, position))
+    return list(Struct(f">{count}i").unpack_from(buffer, position))
+
+
+def pack_int32s(values: Sequence[int]) -> bytes:
+    """The inverse of read_int32s."""
+    count = len(values)
+    if count < _CACHED_COUNT_MAX:
+        return _PACK_INT32S[count](*values)
+    return Struct(f">{count}i").pack(*values)
 
 
 def read_uuids(buffer: Buffer, position: int, count: int) -> list[bytes]:

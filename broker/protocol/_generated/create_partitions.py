@@ -6,7 +6,7 @@ from struct import Struct
 
 from broker.protocol.errors import bad_length, too_many, truncated
 from broker.protocol.message import UNSET, Message, Structure
-from broker.protocol.primitives import Buffer, pack_numbers, read_numbers, read_uvarint, skip_tagged_fields, write_uvarint
+from broker.protocol.primitives import Buffer, pack_int32s, read_int32s, read_uvarint, skip_tagged_fields, write_uvarint
 
 _new = object.__new__
 _ZERO_UUID = bytes(16)
@@ -126,7 +126,7 @@ def _decode_create_partitions_assignment_list_v0(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("CreatePartitionsAssignment.broker_ids", position, _n, size - position)
-            broker_ids = read_numbers(buffer, position, _n, "i")
+            broker_ids = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("CreatePartitionsAssignment.broker_ids", position, _n)
@@ -192,7 +192,7 @@ def _encode_create_partitions_assignment_list_v0(out, items):
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
 
 
 def _encode_create_partitions_topic_list_v0(out, items):
@@ -229,7 +229,7 @@ def _decode_create_partitions_assignment_list_v2(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("CreatePartitionsAssignment.broker_ids", position, _n, size - position)
-            broker_ids = read_numbers(buffer, position, _n, "i")
+            broker_ids = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("CreatePartitionsAssignment.broker_ids", position, -1)
@@ -314,7 +314,7 @@ def _encode_create_partitions_assignment_list_v2(out, items):
         else:
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         out.append(0)
 
 

@@ -6,7 +6,7 @@ from struct import Struct
 
 from broker.protocol.errors import bad_length, bad_tag, too_many, truncated
 from broker.protocol.message import UNSET, Message, Structure
-from broker.protocol.primitives import Buffer, pack_numbers, read_numbers, read_uvarint, skip_tagged_fields, write_tag, write_uvarint
+from broker.protocol.primitives import Buffer, pack_int32s, read_int32s, read_uvarint, skip_tagged_fields, write_tag, write_uvarint
 
 _new = object.__new__
 _ZERO_UUID = bytes(16)
@@ -584,7 +584,7 @@ def _decode_forgotten_topic_list_v7(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("ForgottenTopic.partitions", position, _n, size - position)
-            partitions = read_numbers(buffer, position, _n, "i")
+            partitions = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("ForgottenTopic.partitions", position, _n)
@@ -639,7 +639,7 @@ def _encode_forgotten_topic_list_v7(out, items):
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
 
 
 def _encode_fetch_request_v7(out, item):
@@ -912,7 +912,7 @@ def _decode_forgotten_topic_list_v12(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("ForgottenTopic.partitions", position, _n, size - position)
-            partitions = read_numbers(buffer, position, _n, "i")
+            partitions = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("ForgottenTopic.partitions", position, -1)
@@ -1051,7 +1051,7 @@ def _encode_forgotten_topic_list_v12(out, items):
         else:
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         out.append(0)
 
 
@@ -1144,7 +1144,7 @@ def _decode_forgotten_topic_list_v13(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("ForgottenTopic.partitions", position, _n, size - position)
-            partitions = read_numbers(buffer, position, _n, "i")
+            partitions = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("ForgottenTopic.partitions", position, -1)
@@ -1266,7 +1266,7 @@ def _encode_forgotten_topic_list_v13(out, items):
             out += _S_16s.pack(item.topic_id)
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         out.append(0)
 
 

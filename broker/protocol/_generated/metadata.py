@@ -6,7 +6,7 @@ from struct import Struct
 
 from broker.protocol.errors import bad_length, too_many, truncated
 from broker.protocol.message import UNSET, Message, Structure
-from broker.protocol.primitives import Buffer, pack_numbers, read_numbers, read_uvarint, skip_tagged_fields, write_uvarint
+from broker.protocol.primitives import Buffer, pack_int32s, read_int32s, read_uvarint, skip_tagged_fields, write_uvarint
 
 _new = object.__new__
 _ZERO_UUID = bytes(16)
@@ -598,7 +598,7 @@ def _decode_metadata_response_partition_list_v0(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.replica_nodes", position, _n, size - position)
-            replica_nodes = read_numbers(buffer, position, _n, "i")
+            replica_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.replica_nodes", position, _n)
@@ -607,7 +607,7 @@ def _decode_metadata_response_partition_list_v0(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.isr_nodes", position, _n, size - position)
-            isr_nodes = read_numbers(buffer, position, _n, "i")
+            isr_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.isr_nodes", position, _n)
@@ -699,12 +699,12 @@ def _encode_metadata_response_partition_list_v0(out, items):
         _n = len(_items)
         out += _S_hiii.pack(item.error_code, item.partition_index, item.leader_id, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.isr_nodes
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
 
 
 def _encode_metadata_response_topic_list_v0(out, items):
@@ -1005,7 +1005,7 @@ def _decode_metadata_response_partition_list_v5(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.replica_nodes", position, _n, size - position)
-            replica_nodes = read_numbers(buffer, position, _n, "i")
+            replica_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.replica_nodes", position, _n)
@@ -1014,7 +1014,7 @@ def _decode_metadata_response_partition_list_v5(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.isr_nodes", position, _n, size - position)
-            isr_nodes = read_numbers(buffer, position, _n, "i")
+            isr_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.isr_nodes", position, _n)
@@ -1023,7 +1023,7 @@ def _decode_metadata_response_partition_list_v5(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.offline_replicas", position, _n, size - position)
-            offline_replicas = read_numbers(buffer, position, _n, "i")
+            offline_replicas = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.offline_replicas", position, _n)
@@ -1118,17 +1118,17 @@ def _encode_metadata_response_partition_list_v5(out, items):
         _n = len(_items)
         out += _S_hiii.pack(item.error_code, item.partition_index, item.leader_id, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.isr_nodes
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.offline_replicas
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
 
 
 def _encode_metadata_response_topic_list_v5(out, items):
@@ -1175,7 +1175,7 @@ def _decode_metadata_response_partition_list_v7(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.replica_nodes", position, _n, size - position)
-            replica_nodes = read_numbers(buffer, position, _n, "i")
+            replica_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.replica_nodes", position, _n)
@@ -1184,7 +1184,7 @@ def _decode_metadata_response_partition_list_v7(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.isr_nodes", position, _n, size - position)
-            isr_nodes = read_numbers(buffer, position, _n, "i")
+            isr_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.isr_nodes", position, _n)
@@ -1193,7 +1193,7 @@ def _decode_metadata_response_partition_list_v7(buffer, position, size, count):
         if _n >= 0:
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.offline_replicas", position, _n, size - position)
-            offline_replicas = read_numbers(buffer, position, _n, "i")
+            offline_replicas = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.offline_replicas", position, _n)
@@ -1288,17 +1288,17 @@ def _encode_metadata_response_partition_list_v7(out, items):
         _n = len(_items)
         out += _S_hiiii.pack(item.error_code, item.partition_index, item.leader_id, item.leader_epoch, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.isr_nodes
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.offline_replicas
         _n = len(_items)
         out += _S_i.pack(_n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
 
 
 def _encode_metadata_response_topic_list_v7(out, items):
@@ -1503,7 +1503,7 @@ def _decode_metadata_response_partition_list_v9(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.replica_nodes", position, _n, size - position)
-            replica_nodes = read_numbers(buffer, position, _n, "i")
+            replica_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.replica_nodes", position, -1)
@@ -1515,7 +1515,7 @@ def _decode_metadata_response_partition_list_v9(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.isr_nodes", position, _n, size - position)
-            isr_nodes = read_numbers(buffer, position, _n, "i")
+            isr_nodes = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.isr_nodes", position, -1)
@@ -1527,7 +1527,7 @@ def _decode_metadata_response_partition_list_v9(buffer, position, size, count):
             _n -= 1
             if _n * 4 > size - position:
                 raise too_many("MetadataResponsePartition.offline_replicas", position, _n, size - position)
-            offline_replicas = read_numbers(buffer, position, _n, "i")
+            offline_replicas = read_int32s(buffer, position, _n)
             position += _n * 4
         else:
             raise bad_length("MetadataResponsePartition.offline_replicas", position, -1)
@@ -1675,7 +1675,7 @@ def _encode_metadata_response_partition_list_v9(out, items):
             out += _S_hiii.pack(item.error_code, item.partition_index, item.leader_id, item.leader_epoch)
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.isr_nodes
         _n = len(_items) + 1
         if _n < 128:
@@ -1683,7 +1683,7 @@ def _encode_metadata_response_partition_list_v9(out, items):
         else:
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         _items = item.offline_replicas
         _n = len(_items) + 1
         if _n < 128:
@@ -1691,7 +1691,7 @@ def _encode_metadata_response_partition_list_v9(out, items):
         else:
             write_uvarint(out, _n)
         if _items:
-            out += pack_numbers(_items, "i")
+            out += pack_int32s(_items)
         out.append(0)
 
 

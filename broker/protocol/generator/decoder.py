@@ -1,12 +1,12 @@
 """Emits decoders: one straight-line function per struct layout, over one struct or over a list of them.
 
-Neighbouring fields of fixed size, the length or count that follows them, and the count of tagged fields are read by one `unpack_from`. Every length is compared with the
-bytes left before it is used; running out inside a fixed run raises struct.error or IndexError, which `Message.decode` translates.
+Neighbouring fields of fixed size, the length or count that follows them, and the count of tagged fields are read by one `unpack_from`. Every length
+is compared with the bytes left before it is used; running out inside a fixed run raises struct.error or IndexError, translated by `Message.decode`.
 """
 
 from __future__ import annotations
 
-from broker.protocol.generator.schema import EMPTY_STRUCT, FIXED, Field, FieldLayout, SchemaError, StructLayout, element_min_size
+from broker.protocol.generator.schema import EMPTY_STRUCT, FIXED, Field, FieldLayout, StructLayout, element_min_size
 from broker.protocol.generator.source import Names, Source
 
 _RESERVED = frozenset({"buffer", "position", "size", "count", "items", "append", "item"})
@@ -97,19 +97,16 @@ class DecoderEmitter:
         where = f'"{owner}.{field.name}"'
         if field.array:
             self._emit_array(layout, variable, where)
-        elif field.type == "struct":
-            self._emit_single_struct(layout, variable)
+        elif layout.struct is not None:
+            self._emit_single_struct(layout, layout.struct, variable)
         elif field.type in FIXED:
             self._pending.append((FIXED[field.type][0], variable))
         else:
             self._emit_bytes(layout, variable, where)
 
-    def _emit_single_struct(self, layout: FieldLayout, variable: str) -> None:
+    def _emit_single_struct(self, layout: FieldLayout, struct: StructLayout, variable: str) -> None:
         out = self._out
-        assert_struct = layout.struct
-        if assert_struct is None:
-            raise SchemaError(f"{layout.field.name} has no struct")
-        call = f"{variable}, position = {self.emit_struct(assert_struct)}(buffer, position, size)"
+        call = f"{variable}, position = {self.emit_struct(struct)}(buffer, position, size)"
         if not layout.nullable:
             self._flush()
             out(call)
@@ -190,7 +187,7 @@ class DecoderEmitter:
             if field.type == "uuid":
                 out(f"    {variable} = {self._names.primitive('read_uuids')}(buffer, position, _n)")
             else:
-                out(f'    {variable} = {self._names.primitive("read_numbers")}(buffer, position, _n, "{code}")')
+                out(f"    {variable} = {numbers_call(self._names, 'read', code, 'buffer, position, _n')}")
             out(f"    position += _n{f' * {width}' if width > 1 else ''}")
         self._emit_null(layout, variable, where)
 
@@ -240,11 +237,18 @@ class DecoderEmitter:
         return default_text(field, self._names)
 
 
-_SIZES = {code: size for code, size in FIXED.values()} | {"B": 1}
+_SIZES = dict(FIXED.values()) | {"B": 1}
 
 
 def _variable(field: Field) -> str:
     return field.name + "_" if field.name in _RESERVED else field.name
+
+
+def numbers_call(names: Names, verb: str, code: str, arguments: str) -> str:
+    """A call of read_int32s or pack_int32s, or for the rarer types of the general function."""
+    if code == "i":
+        return f"{names.primitive(verb + '_int32s')}({arguments})"
+    return f'{names.primitive(verb + "_numbers")}({arguments}, "{code}")'
 
 
 def default_text(field: Field, names: Names) -> str:

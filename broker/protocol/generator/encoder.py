@@ -1,10 +1,12 @@
 """Emits encoders: one straight-line function per struct layout, appending to a bytearray.
 
-Neighbouring fields of fixed size, and the length that follows them, are written by one `pack`. A tagged field is written only when it differs from its default, as Kafka does.
+Neighbouring fields of fixed size, and the length that follows them, are written by one `pack`. A tagged field is written only when it differs from
+its default, as Kafka does.
 """
 
 from __future__ import annotations
 
+from broker.protocol.generator.decoder import numbers_call
 from broker.protocol.generator.schema import EMPTY_STRUCT, FIXED, FieldLayout, SchemaError, StructLayout
 from broker.protocol.generator.source import Names, Source
 
@@ -171,7 +173,7 @@ class EncoderEmitter:
         elif field.type == "uuid":
             out(f"    {self._target} += {self._names.primitive('pack_uuids')}(_items)")
         elif field.type in FIXED:
-            out(f'    {self._target} += {self._names.primitive("pack_numbers")}(_items, "{FIXED[field.type][0]}")')
+            out(f"    {self._target} += {numbers_call(self._names, 'pack', FIXED[field.type][0], '_items')}")
         else:
             raise SchemaError(f"{field.name}: an array of {field.type}")
 

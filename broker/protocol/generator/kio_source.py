@@ -1,6 +1,6 @@
 """Reads the definitions of keys that kafka-python lacks from kio's classes: one dataclass per message and version, merged here into one definition.
 
-kio translates some types (durations, points in time, error codes); they are translated back to what is on the wire, and `_ms` is put back on the names.
+kio translates some types (durations, points in time, error codes); they are translated back to what is on the wire, and names get their `_ms` back.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ def of_package(name: str) -> Iterator[MessageSchema]:
 
 def _root_class(module: types.ModuleType, kind: str) -> type[Any]:
     for value in vars(module).values():
-        if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == module.__name__ and value.__type__.name == kind:
-            return value
+        if isinstance(value, type) and value.__module__ == module.__name__ and getattr(value, "__type__", None) is not None:
+            entity: Any = value
+            if entity.__type__.name == kind:
+                return value
     raise SchemaError(f"{module.__name__} has no {kind}")
 
 

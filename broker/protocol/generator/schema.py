@@ -54,7 +54,10 @@ NEVER: Final = Versions(NO_LAST, -1)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """`type` is a key of FIXED, a member of VARIABLE, or "struct" (then `struct` is set). `default` is a Python value; of a struct: None or EMPTY_STRUCT; of an array: None or ()."""
+    """`type` is a key of FIXED, a member of VARIABLE, or "struct" (then `struct` is set).
+
+    `default` is a Python value; of a struct it is None or EMPTY_STRUCT, of an array None or ().
+    """
 
     name: str
     type: str
