@@ -27,7 +27,7 @@ from raft.transport.options import (
     make_channel,
     same_bytes,
 )
-from raft.transport.protobuf import cluster_classes
+from raft.transport.protobuf import cluster_classes, parse
 from raft.transport.registry import Registry
 
 logger = logging.getLogger("chronik_cluster")
@@ -80,9 +80,9 @@ class CallServer:
         """The grpc method."""
         classes = await cluster_classes()
         try:
-            request = classes.CallRequest.FromString(data)
+            request = parse(classes.CallRequest, data)
         except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed CallRequest: {error}")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return b""
         identity = self._registry.identity
         answer = classes.CallResponse(node_id=identity.node_id, cluster_id=identity.cluster_id)
@@ -120,7 +120,10 @@ class CallClient:
             )
         except grpc.aio.AioRpcError as error:
             raise _translated(error, address, method, timeout_ms) from None
-        answer = classes.CallResponse.FromString(data)
+        try:
+            answer = parse(classes.CallResponse, data)
+        except ValueError as error:
+            raise UnreachableError(f"{address} answered {method} with something else: {error}", unknown=True) from None
         if answer.error_code:
             raise RemoteError(answer.error_code, answer.error)
         return bytes(answer.payload)

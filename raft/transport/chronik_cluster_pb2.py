@@ -4,32 +4,37 @@
 # source: raft/transport/chronik_cluster.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 7, 35, 1, "", "raft/transport/chronik_cluster.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'raft/transport/chronik_cluster.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n$raft/transport/chronik_cluster.proto\x12\x0f\x63hronik.cluster"g\n\x0b\x43\x61llRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x0f\n\x07payload\x18\x0f \x01(\x0c"g\n\x0c\x43\x61llResponse\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\r\x12\x12\n\ncluster_id\x18\x04 \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\x32U\n\x0e\x43lusterService\x12\x43\n\x04\x43\x61ll\x12\x1c.chronik.cluster.CallRequest\x1a\x1d.chronik.cluster.CallResponseb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$raft/transport/chronik_cluster.proto\x12\x0f\x63hronik.cluster\"g\n\x0b\x43\x61llRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\r\x12\x12\n\ncluster_id\x18\x03 \x01(\x0c\x12\x13\n\x0bincarnation\x18\x04 \x01(\x04\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\"g\n\x0c\x43\x61llResponse\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0f\n\x07node_id\x18\x03 \x01(\r\x12\x12\n\ncluster_id\x18\x04 \x01(\x0c\x12\x0f\n\x07payload\x18\x0f \x01(\x0c\x32U\n\x0e\x43lusterService\x12\x43\n\x04\x43\x61ll\x12\x1c.chronik.cluster.CallRequest\x1a\x1d.chronik.cluster.CallResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "raft.transport.chronik_cluster_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raft.transport.chronik_cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_CALLREQUEST"]._serialized_start = 57
-    _globals["_CALLREQUEST"]._serialized_end = 160
-    _globals["_CALLRESPONSE"]._serialized_start = 162
-    _globals["_CALLRESPONSE"]._serialized_end = 265
-    _globals["_CLUSTERSERVICE"]._serialized_start = 267
-    _globals["_CLUSTERSERVICE"]._serialized_end = 352
+  DESCRIPTOR._loaded_options = None
+  _globals['_CALLREQUEST']._serialized_start=57
+  _globals['_CALLREQUEST']._serialized_end=160
+  _globals['_CALLRESPONSE']._serialized_start=162
+  _globals['_CALLRESPONSE']._serialized_end=265
+  _globals['_CLUSTERSERVICE']._serialized_start=267
+  _globals['_CLUSTERSERVICE']._serialized_end=352
 # @@protoc_insertion_point(module_scope)

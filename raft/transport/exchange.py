@@ -48,7 +48,10 @@ class ExchangeService:
     async def _serve(self, context: Any, sender: int, lane: Lane, incarnation: int) -> str:
         registry = self._registry
         identity = registry.identity
-        await context.send_initial_metadata(((KEY_SENDER, str(identity.node_id)), (KEY_INCARNATION, str(identity.incarnation))))
+        try:
+            await context.send_initial_metadata(((KEY_SENDER, str(identity.node_id)), (KEY_INCARNATION, str(identity.incarnation))))
+        except grpc.aio.BaseError as error:
+            return f"the caller went away: {error}"
         try:
             registry.observe(sender, incarnation)
             earlier = registry.incoming[lane].get(sender)

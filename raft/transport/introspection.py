@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from raft.transport.options import same_bytes
-from raft.transport.protobuf import CLUSTER, RAFT, load
+from raft.transport.protobuf import CLUSTER, RAFT, load, parse
 
 SERVICES = ("chronik.raft.RaftService", "chronik.cluster.ClusterService")
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -54,14 +54,13 @@ class Introspection:
             library = await load("grpc_reflection.v1alpha.reflection")
             self._reflection = library.aio.ReflectionServicer((*SERVICES, HEALTH_SERVICE, REFLECTION_SERVICES[0]))
         messages = await load("grpc_reflection.v1alpha.reflection_pb2")
-        parse = messages.ServerReflectionRequest.FromString
 
         async def parsed() -> AsyncIterator[Any]:
             async for data in requests:
                 try:
-                    yield parse(data)
+                    yield parse(messages.ServerReflectionRequest, data)
                 except ValueError as error:
-                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed request: {error}")
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
         async for answer in self._reflection.ServerReflectionInfo(parsed(), context):
             yield answer
@@ -77,9 +76,9 @@ class Introspection:
     async def _health_request(self, data: bytes, context: Any) -> Any:
         messages = await load("grpc_health.v1.health_pb2")
         try:
-            return messages.HealthCheckRequest.FromString(data)
+            return parse(messages.HealthCheckRequest, data)
         except ValueError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed request: {error}")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def _load_health(self) -> Any:
         if self._health is None:

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 RAFT = "raft.transport.chronik_raft_pb2"
 CLUSTER = "raft.transport.chronik_cluster_pb2"
@@ -25,3 +26,13 @@ async def raft_classes() -> ModuleType:
 
 async def cluster_classes() -> ModuleType:
     return await load(CLUSTER)
+
+
+def parse(message_class: Any, data: bytes) -> Any:
+    """One message of the generated class. ValueError when the bytes are not one."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message_class.FromString(data)
+    except DecodeError as error:
+        raise ValueError(f"malformed {message_class.DESCRIPTOR.name}: {error}") from None

@@ -15,7 +15,7 @@ from crc32c import crc32c
 
 from raft.core.message import Message, MessageType
 from raft.transport.options import RemoteError, same_bytes
-from raft.transport.protobuf import raft_classes
+from raft.transport.protobuf import parse, raft_classes
 from raft.transport.registry import Registry
 from wal.entry import META_GROUP, Entry, EntryKind, GroupId
 
@@ -104,9 +104,9 @@ class UnaryServices:
                 return b""
             classes = await raft_classes()
             try:
-                request = getattr(classes, f"{name}Request").FromString(data)
+                request = parse(getattr(classes, f"{name}Request"), data)
             except ValueError as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"malformed {name}Request: {error}")
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
                 return b""
             try:
                 answer = await method(classes, inspector, request, context)

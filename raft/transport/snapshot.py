@@ -19,7 +19,7 @@ import grpc
 from crc32c import crc32c
 
 from raft.transport.options import MESSAGE_SIZE_MAX_BYTES, SNAPSHOT_METHOD, NetworkConfig, make_channel, same_bytes
-from raft.transport.protobuf import raft_classes
+from raft.transport.protobuf import parse, raft_classes
 from raft.transport.registry import Registry
 from wal.entry import GroupId
 from wal.errors import DiskFullError
@@ -173,11 +173,13 @@ class SnapshotService:
             pass  # the call has ended early: its answer says why
         try:
             async with asyncio.timeout(timeout_s):
-                answer = classes.InstallSnapshotResponse.FromString(await call)
+                answer = parse(classes.InstallSnapshotResponse, await call)
         except TimeoutError:
             raise SnapshotTransferError("TIMEOUT", f"the receiver did not confirm the snapshot within {timeout_s:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise SnapshotTransferError("FAILED", f"{error.code().name}: {error.details()}") from None
+        except ValueError as error:
+            raise SnapshotTransferError("FAILED", str(error)) from None
         if not answer.installed:
             raise SnapshotTransferError(classes.SnapshotError.Name(answer.error), f"{answer.error_text} (accepted {answer.position} bytes)")
 
@@ -260,9 +262,9 @@ class SnapshotService:
         if data is grpc.aio.EOF:  # type: ignore[attr-defined]
             return None
         try:
-            return transfer.classes.SnapshotChunk.FromString(data)
+            return parse(transfer.classes.SnapshotChunk, data)
         except ValueError as error:
-            raise SnapshotTransferError("DAMAGED", f"a chunk is malformed: {error}") from None
+            raise SnapshotTransferError("DAMAGED", str(error)) from None
 
     async def _blocking(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
