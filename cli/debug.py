@@ -46,9 +46,9 @@ def _check_path(path: Path) -> None:
 
 def dump(path: Path, output_format: str) -> int:
     """Print every frame below `path`, one per line. Exit code DAMAGE when a checksum is wrong."""
+    _check_path(path)
     from wal import inspect
 
-    _check_path(path)
     for info in inspect.dump(path):
         row = plain(info)
         print(
@@ -65,9 +65,9 @@ def _cell(value: Any) -> str:
 
 def verify(path: Path, output_format: str) -> int:
     """Verify everything below `path`. Exit code DAMAGE when there is damage; a torn tail, as a crash leaves it, is told and is none."""
+    _check_path(path)
     from wal import inspect
 
-    _check_path(path)
     with progress_bar("verifying") as progress:
         report = inspect.verify(path, progress)
     damaged = any(not problem.torn_tail for problem in report.problems)
@@ -85,9 +85,9 @@ def verify(path: Path, output_format: str) -> int:
 
 def stats(path: Path, output_format: str) -> int:
     """Print counts and sizes of the log below `path`."""
+    _check_path(path)
     from wal import inspect
 
-    _check_path(path)
     row = plain(inspect.stats(path))
     if output_format == "json":
         print(json.dumps(row, separators=(",", ":")))
