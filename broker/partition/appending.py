@@ -135,6 +135,7 @@ class Appender:
         group = self.group
         if not (self.leading and group.serving):
             return NOT_LEADER
+        self._maybe_drop_refused()
         if self._context.disk_full():
             return _DISK_FULL
         if self.pending_bytes and self.pending_bytes + size > self._context.max_pending_bytes:
@@ -218,9 +219,7 @@ class Appender:
         """One entry of what is pending: a command first, else the batches of at least one request and at most `max_bytes`."""
         if not self.leading:
             return None
-        log = self.group.log
-        if self._proposed_end > log.next_offset:
-            self._drop_refused(log.next_offset)
+        self._maybe_drop_refused()
         command = self._next_command()
         if command is not None:
             if self._pending:
@@ -255,8 +254,12 @@ class Appender:
             self._flush_bounds.append(self._proposed_end)
         return Proposal(EntryKind.DATA, chunks, size, crc, count)
 
+    def _maybe_drop_refused(self) -> None:
+        """The core did not take what `collect` gave it (it is handing leadership over): forget it and what was stamped behind it."""
+        if self.leading and self._proposed_end > self.group.log.next_offset:
+            self._drop_refused(self.group.log.next_offset)
+
     def _drop_refused(self, end_offset: int) -> None:
-        """The core took not what `collect` gave it (it is handing leadership over): forget it and what was stamped behind it."""
         dropped = [*self._waiting_commit.take_above(end_offset), *self._waiting_flush.take_above(end_offset)]
         self._clear_pending()
         self._proposed_end = end_offset
@@ -308,6 +311,7 @@ class Appender:
         """Leader: producers that expired, and a log start whose command got lost."""
         if not self.leading:
             return
+        self._maybe_drop_refused()
         self._log_start_proposed = min(self._log_start_proposed, self._marks.log_start_offset)
         self._expired = self._expiry.due(now_ms, self._producers.applied.keys(), self.config.producer_id_expiration_ms)
         if self._expired or self._log_start_wanted > self._marks.log_start_offset:
@@ -331,6 +335,7 @@ class Appender:
 
     def on_flushed(self) -> None:
         """acks=1: what the leader has on disk now is done, while nobody else can lead."""
+        self._maybe_drop_refused()
         if self._flush_bounds and self.group.lease_valid():
             log = self.group.log
             flushed = -1
@@ -345,6 +350,7 @@ class Appender:
             self._settle_isr()
 
     def on_progress(self) -> None:
+        self._maybe_drop_refused()
         self._isr.invalidate()
         if self._waiting_isr:
             self._settle_isr()
