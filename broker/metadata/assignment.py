@@ -1,8 +1,8 @@
 """Where replicas go, and what a topic may be called. Pure functions of the image; the error texts are the ones Kafka's controller gives.
 
 Placement is greedy: leaders go to the broker that leads fewest partitions of the topic, then of the cluster; followers to racks that the partition
-does not use yet, then to the broker that holds fewest replicas of the topic, then of the cluster. Ties go round from a start derived from the topic's
-id, so that many small topics do not all begin at the same broker. A broker without a rack is a rack of its own.
+does not use yet, then to the broker that follows fewest partitions of the topic, then holds fewest replicas. Ties go round from a start derived from
+the topic's id, so that many small topics do not all begin at the same broker. A broker without a rack is a rack of its own.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class BrokerLoad:
     def of_image(cls, image: MetadataImage) -> BrokerLoad:
         return cls.of(partition.replicas for topic in image.topics.values() for partition in topic.partitions)
 
+    def followers(self, broker: int) -> int:
+        """Counted apart: a broker whose turn to lead is yet to come must not be filled up with followers meanwhile."""
+        return self.replicas.get(broker, 0) - self.leaders.get(broker, 0)
+
     def add(self, replicas: Sequence[int]) -> None:
         self.leaders[replicas[0]] = self.leaders.get(replicas[0], 0) + 1
         for broker in replicas:
@@ -124,6 +128,7 @@ def place(
                 key=lambda i: (
                     used.get(racks[ids[i]], 0),
                     ids[i] in unavailable,
+                    topic.followers(ids[i]),
                     topic.replicas.get(ids[i], 0),
                     load.replicas.get(ids[i], 0),
                     (i - turn) % size,

@@ -65,7 +65,7 @@ class JoinAnswer(msgspec.Struct, frozen=True):
 class BootstrapResult:
     """How to start. `identity.state` "member": open what is there; a `__meta` that is missing is damage.
 
-    "creating": make `__meta`, if it is not there, with this node as its only voter; "joined": make it, if it is not there, with `voters` and `learners`.
+    "creating": make `__meta`, if it is not there, with this node as only voter; "joined": make it, if it is not there, with `voters`, `learners`.
     Then, when it is on disk and before anything of it is sent, `IdentityStore.save(as_member(identity))`.
     """
 
@@ -236,7 +236,7 @@ class JoinHandler:
         return _encode(ClusterInfo(self._cluster_id(), node_id, leader_id, leader_address, tuple(self._members()[0]), self._seeds))
 
     def _cluster_id(self) -> str:
-        """None ("") while creating: nobody may rely on a cluster before it is on disk."""
+        """Empty while creating: nobody may rely on a cluster before it is on disk."""
         identity = self._identity()
         return identity.cluster_id if identity is not None and identity.state in ("joined", "member") else ""
 

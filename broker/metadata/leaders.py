@@ -82,7 +82,7 @@ class LeaderTable:
             return term > known.term and self._put(group, _Leadership(term, NO_LEADER, known.isr))
         return self._learn(group, known, term, leader, None if isr is None else tuple(isr))
 
-    def observe(self, source: int, news: Iterable[LeaderNews]) -> None:
+    def observe(self, source: int, news: Iterable[tuple[bytes, int, Sequence[int]]]) -> None:
         """What the peer `source` says about groups that it leads itself."""
         for group, term, isr in news:
             name = GroupId(group)

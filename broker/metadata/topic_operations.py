@@ -59,9 +59,7 @@ class CreateTopics(OperationBase, frozen=True, omit_defaults=True):
         total = sum(len(t.assignments) or (t.partitions if t.partitions > 0 else 1) for t in self.topics)
         limit = draft.policy.partitions_per_request_max
         if total > limit:
-            raise KafkaError(
-                ErrorCode.POLICY_VIOLATION, f"Excessively large number of partitions per request: {total}; ask for at most {limit} at once."
-            )
+            raise KafkaError(ErrorCode.POLICY_VIOLATION, f"Excessively large number of partitions per request: {total}; at most {limit} at once.")
         return OperationResult(items=tuple(self._item(topic, names[topic.name], draft) for topic in self.topics))
 
     def _item(self, spec: TopicSpec, times: int, draft: Draft) -> ItemResult:
