@@ -1,17 +1,13 @@
 """Settings of the transport, the channel arguments made of them, and the names both sides must agree on.
 
-Owns no state. Importing it imports grpc, so the two process-wide switches of grpc are set here, before that.
+Owns no state.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-# The worker starts no forks that use grpc, and its fork handlers print a warning for each subprocess.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 
@@ -131,6 +127,7 @@ def _common_options(config: NetworkConfig) -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", MESSAGE_SIZE_MAX_BYTES),
         ("grpc.keepalive_time_ms", config.keepalive_time_ms),
         ("grpc.keepalive_timeout_ms", config.keepalive_timeout_ms),
+        ("grpc.http2.ping_timeout_ms", config.keepalive_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]

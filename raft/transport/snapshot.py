@@ -22,7 +22,7 @@ from raft.transport.options import MESSAGE_SIZE_MAX_BYTES, SNAPSHOT_METHOD, Netw
 from raft.transport.protobuf import parse, raft_classes
 from raft.transport.registry import Registry
 from wal.entry import GroupId
-from wal.errors import DiskFullError
+from wal.errors import DiskFullError, InvariantError, WalError
 
 logger = logging.getLogger("chronik_raft")
 
@@ -105,7 +105,9 @@ class SnapshotService:
         try:
             async with self._slots:
                 size = await self._send(peer, address, group, index, term)
-        except (SnapshotTransferError, OSError) as error:
+        except InvariantError:
+            raise
+        except (SnapshotTransferError, OSError, WalError) as error:
             kind = error.kind if isinstance(error, SnapshotTransferError) else type(error).__name__
             logger.warning(
                 "Snapshot transfer failed: node=%d, group=%s, index=%d, error=%s: %s; it is tried again", peer, group.hex(), index, kind, error
@@ -328,13 +330,17 @@ async def _translated(work: Awaitable[_T]) -> _T:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SnapshotTransferError("DISK_FULL", f"the receiver's disk is full: {error}") from None
         raise SnapshotTransferError("FAILED", f"the receiver can not write the snapshot: {error}") from None
+    except InvariantError:
+        raise
+    except WalError as error:
+        raise SnapshotTransferError("DAMAGED", f"the receiver does not accept the snapshot: {error}") from None
 
 
 def _quietly(abort: Callable[[], None]) -> None:
     """Runs on the thread, where nobody waits for the result; a file that could not be removed is removed at the next start."""
     try:
         abort()
-    except OSError as error:
+    except (OSError, WalError) as error:
         logger.warning("an unfinished snapshot file could not be removed: %s", error)
 
 

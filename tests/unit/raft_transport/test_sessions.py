@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,7 @@ from raft.api import Lane
 from raft.transport.client import probe
 from raft.transport.options import TransportError
 from raft.wire import WireError
-from tests.unit.raft_transport.harness import CLUSTER, Node, connected, introduce, until
+from tests.unit.raft_transport.harness import CLUSTER, CONFIG, Node, connected, introduce, until
 
 MakeNode = Callable[..., Node]
 ROOT = Path(__file__).resolve().parents[3]
@@ -132,6 +133,26 @@ async def test_a_killed_process_is_noticed_and_known_to_be_gone(make_node: MakeN
         assert one.recorder.lost(2, True) == [True, True]
         await asyncio.sleep(0.2)
         assert len(one.recorder.lost(2, True)) == 2, "the attempts that follow are no further losses"
+    finally:
+        if victim.returncode is None:
+            victim.kill()
+        await victim.wait()
+
+
+async def test_a_frozen_process_is_noticed_but_not_taken_for_dead(make_node: MakeNode) -> None:
+    one = make_node(1, config=replace(CONFIG, keepalive_time_ms=200, keepalive_timeout_ms=300))
+    await one.start()
+    victim = await asyncio.create_subprocess_exec(sys.executable, "-c", VICTIM, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert victim.stdout is not None
+        port = int(await victim.stdout.readline())
+        one.network.set_peers({2: f"127.0.0.1:{port}"})
+        await until(lambda: one.recorder.opened(2, True) == 2, "both lanes")
+        victim.send_signal(signal.SIGSTOP)
+        await until(lambda: len(one.recorder.lost(2, True)) == 2, "the loss of both lanes")
+        assert one.recorder.lost(2, True) == [False, False]
+        victim.send_signal(signal.SIGCONT)
+        await until(lambda: one.recorder.opened(2, True) == 4, "the return")
     finally:
         if victim.returncode is None:
             victim.kill()

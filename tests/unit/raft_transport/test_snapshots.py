@@ -21,7 +21,7 @@ from raft.transport import chronik_raft_pb2_grpc as rpc
 from raft.transport.options import TransportError
 from tests.unit.raft_transport.harness import CLUSTER, CONFIG, Node, until
 from wal.entry import GroupId, group_id
-from wal.errors import DiskFullError
+from wal.errors import DamageError, DiskFullError
 
 MakeNode = Callable[..., Node]
 GROUP = group_id(b"topic-id-of-16-b", 3)
@@ -128,6 +128,7 @@ async def test_a_snapshot_arrives_whole(make_node: MakeNode, tmp_path: Path, siz
         (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL"),
         (DiskFullError("the reserve is reached"), "DISK_FULL"),
         (OSError(errno.EIO, "Input/output error"), "FAILED"),
+        (DamageError("not a snapshot"), "DAMAGED"),
     ],
 )
 async def test_a_disk_error_of_the_receiver_is_told_and_the_transfer_starts_again(
