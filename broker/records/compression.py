@@ -89,7 +89,7 @@ def _gunzip(data: Buffer, max_bytes: int) -> bytes:
 
 def _unsnappy(data: memoryview, max_bytes: int) -> Buffer:
     if bytes(data[:8]) != _XERIAL_MAGIC:
-        return _unsnappy_block(data, max_bytes)
+        return _unsnappy_block(data, max_bytes, 0)
     pieces: list[Buffer] = []
     total, position = 0, len(_XERIAL_HEADER)
     while position < len(data):
@@ -97,16 +97,16 @@ def _unsnappy(data: memoryview, max_bytes: int) -> Buffer:
         position += 4
         if length < 0 or length > len(data) - position:
             raise CompressionError("snappy block is cut off")
-        piece = _unsnappy_block(data[position : position + length], max_bytes - total)
+        piece = _unsnappy_block(data[position : position + length], max_bytes, total)
         total += len(piece)
         pieces.append(piece)
         position += length
     return b"".join(pieces)
 
 
-def _unsnappy_block(block: memoryview, max_bytes: int) -> bytearray:
+def _unsnappy_block(block: memoryview, max_bytes: int, before: int) -> bytearray:
     size = cramjam.snappy.decompress_raw_len(block)
-    if size > max_bytes:
+    if before + size > max_bytes:
         raise _too_large(max_bytes)
     output = bytearray(size)
     if cramjam.snappy.decompress_raw_into(block, output) != size:

@@ -85,7 +85,7 @@ def _record(data: bytes, position: int, end: int, base_offset: int, base_timesta
     if position != end:
         raise RecordError(f"record ends {end - position} bytes before its length")
     timestamp = base_timestamp + timestamp_delta if fixed_timestamp is None else fixed_timestamp
-    return Record(base_offset + offset_delta, timestamp, key, value, headers)
+    return Record(base_offset + offset_delta, timestamp, key, value, tuple(headers))
 
 
 def _bytes(data: bytes, position: int, end: int) -> tuple[bytes | None, int]:
