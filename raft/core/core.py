@@ -65,6 +65,10 @@ class RaftCore(CoreState):
         """The election timer expired: a pre-vote round first. `transfer`: straight to a vote that may ignore a live leader."""
         election.campaign(self, transfer)
 
+    def may_campaign(self) -> bool:
+        """Whether `campaign` would do anything: this replica is a voter, or was one until a change that may not commit. Use: election timers."""
+        return self.role != LEADER and election.may_campaign(self)
+
     def propose(self, entries: Sequence[Entry]) -> bool:
         """Leader: append entries (kind, chunks, size, payload_crc, record_count set; the rest is set here) and send them. False: not appended."""
         return leader.propose(self, entries)

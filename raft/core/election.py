@@ -8,7 +8,7 @@ without knowing. Candidates neither ask nor count learners.
 from __future__ import annotations
 
 from raft.core.leader import become_leader
-from raft.core.membership import VoteResult
+from raft.core.membership import VoteResult, decode
 from raft.core.message import Message, MessageType
 from raft.core.replication import send_heartbeat
 from raft.core.state import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, CoreState
@@ -60,13 +60,26 @@ def protects_leader(core: CoreState, message: Message, leader_alive: bool) -> bo
 
 
 def campaign(core: CoreState, transfer: bool) -> None:
-    """Try to become the leader. Whoever is no voter of the configuration in force, or leads, does not."""
-    if core.role == LEADER or core.replica not in core.membership.electorate:
+    """Try to become the leader."""
+    if core.role == LEADER or not may_campaign(core):
         return
     if transfer:
         start_vote(core, transfer=True)
     else:
         start_pre_vote(core)
+
+
+def may_campaign(core: CoreState) -> bool:
+    """A voter may; and who was one before a change that is not known to be committed: nobody else may hold its entries (thesis 4.2.2, figure 4.6).
+
+    Such a candidate does not count its own vote, because it is no voter of the configuration in force.
+    """
+    if core.replica in core.membership.electorate:
+        return True
+    configurations = core.log.configurations
+    if core.configuration_index <= core.commit_index or len(configurations) < 2:
+        return False
+    return core.replica in decode(configurations[-2][1]).electorate
 
 
 def start_pre_vote(core: CoreState) -> None:

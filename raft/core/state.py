@@ -14,7 +14,7 @@ from typing import NamedTuple
 from raft.core.log_view import LogView
 from raft.core.membership import Membership, decode
 from raft.core.message import Message, MessageType
-from raft.core.progress import Progress
+from raft.core.progress import REPLICATE, Progress
 from wal.errors import InvariantError, check
 
 VOTE_RESPONSE = MessageType.VOTE_RESPONSE
@@ -221,6 +221,8 @@ class CoreState:
         next_index = self.log.last_index + 1
         self.progress = {replica: known.get(replica) or Progress(replica, next_index) for replica in sorted(membership.members)}
         self.own_progress = self.progress.get(self.replica)
+        if self.own_progress is not None:
+            self.own_progress.state = REPLICATE
         self.peers = tuple(progress for progress in self.progress.values() if progress is not self.own_progress)
         self.voter_progress = tuple(self.progress[replica] for replica in sorted(membership.voters))
         self.outgoing_progress = tuple(self.progress[replica] for replica in sorted(membership.voters_outgoing))
