@@ -23,22 +23,6 @@ class Seed(NamedTuple):
     address: str
 
 
-class FlushLimits(NamedTuple):
-    """How much one flush may gather at most. Upper limits, not waits: an idle disk flushes at once."""
-
-    writes_max: int
-    bytes_max: int
-    wait_ms_max: int
-
-
-WAL_PROFILES: Mapping[str, FlushLimits] = {
-    "low": FlushLimits(500, 5 * MIB, 2),
-    "medium": FlushLimits(2_000, 15 * MIB, 10),
-    "high": FlushLimits(10_000, 50 * MIB, 50),
-    "ultra": FlushLimits(20_000, 100 * MIB, 100),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class RaftConfig:
     """Invariant: heartbeat_interval_ms < election_timeout_ms / 10. Elections are drawn between election_timeout_ms and election_timeout_ms_max."""
@@ -68,7 +52,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True)
 class StorageConfig:
-    """Where and how bytes are kept. `sync_mode` "always" = fsync before acknowledgement, "periodic" = behind it."""
+    """Where and how bytes are kept. `sync_mode` "always" = fsync before acknowledgement, "periodic" = behind it.
+
+    `profile` names one of `wal.settings.PROFILES`: how much a flush may gather.
+    """
 
     wal_dir: Path
     snapshot_dir: Path
@@ -76,10 +63,6 @@ class StorageConfig:
     profile: str = "high"
     segment_size_bytes: int = 256 * MIB
     snapshot_compression: str = "zstd"
-
-    @property
-    def flush_limits(self) -> FlushLimits:
-        return WAL_PROFILES[self.profile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +93,8 @@ class NodeConfig:
         """All broker settings, typed, defaults included; ids are those of this node."""
         settings = broker_settings(self.kafka)
         settings["broker.id"] = settings["node.id"] = self.node_id
+        settings["log.dir"] = settings["log.dirs"] = str(self.data_dir)
+        settings["listeners"] = (f"PLAINTEXT://{self.kafka_host}:{self.kafka_port}",)
         return settings
 
 

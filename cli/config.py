@@ -19,7 +19,7 @@ from typing import Any
 from broker.config import NetworkConfig, NodeConfig, RaftConfig, Seed, StorageConfig
 from broker.errors import KafkaError
 from broker.settings import BROKER_SETTINGS, validate_broker_config, without_effect
-from cli.keys import KEYS, SECTIONS, UNSERVED_KEYS, Value
+from cli.keys import KEYS, SECTIONS, SEGMENT_SIZE_UNIT, UNSERVED_KEYS, Value
 
 DEFAULT_FILE = Path("/etc/chronik/chronik.toml")
 SYSTEM_DATA_DIR = Path("/var/lib/chronik/data")
@@ -124,6 +124,8 @@ def load(flags: Mapping[str, Any], env: Mapping[str, str], path: Path | None, ka
         _check_relations(settings)
     if settings.problems:
         raise ConfigError(settings.problems)
+    if settings.text("cluster.storage.wal_sync_mode") == "periodic":
+        settings.warnings.append("cluster.storage.wal_sync_mode = periodic is not served in this version: every acknowledged record is fsynced")
     silent = without_effect(settings.kafka, BROKER_SETTINGS)
     if silent:
         settings.warnings.append(f"these Kafka settings are accepted, but have no effect in this version: {', '.join(silent)}")
@@ -229,6 +231,12 @@ def _check_relations(settings: Settings) -> None:
     message, chunk = settings.number("cluster.network.max_message_size"), settings.number("cluster.raft.max_snapshot_chunk_size")
     if message <= chunk:
         problems.append(f"cluster.network.max_message_size ({message}) must be more than cluster.raft.max_snapshot_chunk_size ({chunk})")
+    segment = settings.number("cluster.storage.wal_segment_size")
+    if segment % SEGMENT_SIZE_UNIT:
+        problems.append(
+            f"cluster.storage.wal_segment_size ({segment}) must be a multiple of {SEGMENT_SIZE_UNIT}; write {segment // SEGMENT_SIZE_UNIT * SEGMENT_SIZE_UNIT}"
+        )
+    _check_wal_dir(settings)
     try:
         _, raft_port = split_address(settings.text("cluster.node_addr"), "cluster.node_addr")
         if settings.text("cluster.advertised_node_addr"):
@@ -255,6 +263,19 @@ def _check_relations(settings: Settings) -> None:
         for name in UNSERVED_KEYS
         if settings.text(name)
     )
+
+
+def _check_wal_dir(settings: Settings) -> None:
+    """The log lies below the data directory in this version; another place must not be ignored silently."""
+    given, expected = settings.text("cluster.storage.wal_dir"), _data_dir(settings) / "wal"
+    if given and Path(given).absolute() != expected:
+        settings.problems.append(
+            f"cluster.storage.wal_dir is {given}, but the log is kept in {expected} in this version; make that a symbolic link or set data_dir"
+        )
+
+
+def _data_dir(settings: Settings) -> Path:
+    return Path(settings.text("data_dir") or default_data_dir()).absolute()
 
 
 def default_data_dir() -> Path:
@@ -286,7 +307,7 @@ def _advertised_raft_address(settings: Settings, seeds: tuple[Seed, ...], host: 
 
 def node_config(settings: Settings) -> NodeConfig:
     """What the node gets. `settings` has been checked by `load`."""
-    data_dir = Path(settings.text("data_dir") or default_data_dir()).absolute()
+    data_dir = _data_dir(settings)
     wal_dir, snapshot_dir = settings.text("cluster.storage.wal_dir"), settings.text("cluster.storage.snapshot_dir")
     raft_host, raft_port = split_address(settings.text("cluster.node_addr"), "cluster.node_addr")
     seeds = _seeds(settings)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from broker.config import MIB, WAL_PROFILES, NetworkConfig, RaftConfig
+from broker.config import MIB, NetworkConfig, RaftConfig
+from wal.settings import BLOCK_BYTES, PROFILES
 
 Value = int | bool | str | tuple[str, ...]
 
@@ -181,7 +182,7 @@ _DEFINITIONS = (
         Kind.TEXT,
         "high",
         "How much one fsync may gather at most.",
-        choices=tuple(WAL_PROFILES),
+        choices=tuple(PROFILES),
         env=("CHRONIK_WAL_PROFILE",),
     ),
     Key("cluster.storage.wal_segment_size", Kind.INT, 256 * MIB, "Size at which a new segment begins.", 64 * 1024, 2**31 - 1),
@@ -193,3 +194,5 @@ SECTIONS = ("cluster", "cluster.raft", "cluster.network", "cluster.storage", "ka
 
 UNSERVED_KEYS = ("cluster.network.tls_cert_file", "cluster.network.tls_key_file", "cluster.network.tls_ca_file")
 """Known, but refused when set: ignoring them would make believe that there is protection."""
+
+SEGMENT_SIZE_UNIT = BLOCK_BYTES

@@ -20,7 +20,7 @@ from cli import allocator
 from cli.config import Settings, node_config
 from cli.exits import Exit, StartError, check_port, explain
 
-RunNode = Callable[[NodeConfig, Callable[[], None]], Coroutine[Any, Any, int]]
+RunNode = Callable[..., Coroutine[Any, Any, int]]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,7 +40,7 @@ def run(settings: Settings) -> int:
         _follow_parent()
         allocator.tune(os.environ)
         config = node_config(settings)
-        prepare_directories(config)
+        prepare_directory(config)
         check_ports(config)
         return _run_loop(config)
     except KeyboardInterrupt:
@@ -54,15 +54,15 @@ def run(settings: Settings) -> int:
         return known.code
 
 
-def prepare_directories(config: NodeConfig) -> None:
-    """Make the data directories. Raises StartError when one can not be made or written."""
-    for directory in (config.data_dir, config.storage.wal_dir, config.storage.snapshot_dir):
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(directory, error.strerror or str(error)) from error
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise _unusable(directory, "Permission denied")
+def prepare_directory(config: NodeConfig) -> None:
+    """Make the data directory. What is in it, the node makes: an empty directory means a new node. Raises StartError."""
+    directory = config.data_dir
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise _unusable(directory, "Permission denied")
 
 
 def _unusable(directory: Path, why: str) -> StartError:
@@ -103,7 +103,9 @@ async def _supervise(config: NodeConfig, run_node: RunNode) -> int:
         log.info("Ready after %.2f s: node %d, Kafka on %s:%d, admin on %s:%d", loop.time() - started, *_listeners(config))
         tell_ready()
 
-    task = asyncio.ensure_future(run_node(config, ready))
+    from admin_api.server import serve
+
+    task = asyncio.ensure_future(run_node(config, ready, serve))
 
     def stop(name: str) -> None:
         nonlocal stopping

@@ -22,8 +22,8 @@ def _dynamic(name: str, kind: SettingType, default: str | None, doc: str, valid:
 
 
 _IDENTITY = (
-    _static("broker.id", _T.INT, "-1", "This broker's id; the cluster section's node_id decides it.", Range(-1), acts=True),
-    _static("node.id", _T.INT, "-1", "The same as broker.id.", Range(-1), acts=True),
+    _static("broker.id", _T.INT, "-1", "This broker's id; the cluster section's node_id decides it.", Range(-1)),
+    _static("node.id", _T.INT, "-1", "The same as broker.id.", Range(-1)),
     _static("broker.rack", _T.STRING, None, "Where this broker stands; replicas of a partition are spread over racks.", acts=True),
     _static(
         "process.roles",
@@ -32,7 +32,7 @@ _IDENTITY = (
         "What this process is: every node is a broker and may lead the metadata.",
         Choices(("broker", "controller")),
     ),
-    _static("cluster.id", _T.STRING, None, "Id of the cluster, made when it was created.", acts=True),
+    _static("cluster.id", _T.STRING, None, "Id of the cluster, made when it was created."),
     _static("listeners", _T.LIST, "PLAINTEXT://:9092", "Addresses that clients connect to; kafka_port decides it."),
     _static("advertised.listeners", _T.LIST, None, "Addresses that clients are told; advertised_host decides it."),
     _static("listener.security.protocol.map", _T.STRING, "PLAINTEXT:PLAINTEXT", "Security protocol of each listener."),

@@ -64,7 +64,7 @@ def test_the_own_environment_name_is_stronger_than_the_common_one():
 
 
 def test_the_wal_profile_of_the_document():
-    assert node_config(load({}, {"CHRONIK_WAL_PROFILE": "low"}, None)).storage.flush_limits == (500, 5 * 1024 * 1024, 2)
+    assert node_config(load({}, {"CHRONIK_WAL_PROFILE": "low"}, None)).storage.profile == "low"
     assert problems(env={"CHRONIK_WAL_PROFILE": "max"}) == [
         "cluster.storage.wal_profile is 'max', but must be one of low, medium, high, ultra (environment CHRONIK_WAL_PROFILE)"
     ]
@@ -147,6 +147,14 @@ def test_a_message_is_larger_than_a_chunk():
 
 def test_encryption_that_is_not_there_is_refused_not_ignored():
     assert "not encrypted in this version" in problems({"cluster.network.tls_cert_file": "/x"})[0]
+
+
+def test_storage_that_is_not_served_is_not_ignored(tmp_path):
+    where = {"data_dir": str(tmp_path)}
+    assert "make that a symbolic link" in problems({**where, "cluster.storage.wal_dir": "/mnt/ssd"})[0]
+    assert node_config(load({**where, "cluster.storage.wal_dir": str(tmp_path / "wal")}, {}, None)).storage.wal_dir == tmp_path / "wal"
+    assert problems({"cluster.storage.wal_segment_size": 100_001})[0].endswith("must be a multiple of 4096; write 98304")
+    assert "is not served in this version" in load({"cluster.storage.wal_sync_mode": "periodic"}, {}, None).warnings[0]
 
 
 def test_cluster_is_enabled_by_what_points_to_others():

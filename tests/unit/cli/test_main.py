@@ -19,7 +19,7 @@ from cli import start as start_module
 from cli.config import load, node_config
 from cli.exits import Exit, StartError, check_port, explain
 from cli.main import app, main, with_default_command
-from cli.start import prepare_directories, tell_ready
+from cli.start import prepare_directory, tell_ready
 from wal.errors import DataDirectoryError, FlushError, InvariantError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,10 +117,10 @@ def test_a_taken_port_names_its_owner():
 def test_a_data_directory_that_can_not_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match=r"Data directory .* can not be used: Not a directory; make it writable") as caught:
-        prepare_directories(single_node(tmp_path / "file" / "data"))
+        prepare_directory(single_node(tmp_path / "file" / "data"))
     assert caught.value.code == Exit.DATA_DIRECTORY
-    prepare_directories(single_node(tmp_path / "data"))
-    assert (tmp_path / "data" / "snapshots").is_dir()
+    prepare_directory(single_node(tmp_path / "data"))
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_known_errors_are_explained_also_inside_groups():
@@ -148,7 +148,7 @@ def settings(tmp_path, monkeypatch):
 async def test_term_cancels_the_node_which_then_stops_in_order(settings):
     stopped = []
 
-    async def run_node(config, on_ready):
+    async def run_node(config, on_ready, serve_admin):
         on_ready()
         os.kill(os.getpid(), signal.SIGTERM)
         try:
