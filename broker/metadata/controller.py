@@ -94,7 +94,7 @@ class Controller:
     Invariant: `_producer_id` < `_producer_id_end` are ids of a block that only this node has.
     """
 
-    __slots__ = ("_call", "_clock", "_machine", "_new_id", "_node_id", "_producer_id", "_producer_id_end", "_producer_lock", "_waiters")
+    __slots__ = ("_call", "_clock", "_machine", "_new_id", "_node_id", "_producer_fetch", "_producer_id", "_producer_id_end", "_waiters")
 
     def __init__(self, node_id: int, machine: MetadataMachine, call: Call, clock: Clock, new_id: Callable[[], bytes]) -> None:
         self._node_id = node_id
@@ -104,7 +104,7 @@ class Controller:
         self._new_id = new_id
         self._producer_id = 0
         self._producer_id_end = 0
-        self._producer_lock = asyncio.Lock()
+        self._producer_fetch: asyncio.Future[KafkaError | None] | None = None
         self._waiters: dict[asyncio.Future[None], int] = {}
         machine.add_listener(self._on_image)
 
@@ -152,12 +152,28 @@ class Controller:
 
     async def allocate_producer_id(self) -> int:
         """A producer id that nobody has had. Ids of a block that was not used up before a restart are lost."""
-        async with self._producer_lock:
-            if self._producer_id == self._producer_id_end:
-                first = (await self.submit(AllocateProducerIds(), OWN_TIMEOUT_MS)).value
-                self._producer_id, self._producer_id_end = first, first + PRODUCER_ID_BLOCK_SIZE
-            self._producer_id += 1
-            return self._producer_id - 1
+        while self._producer_id == self._producer_id_end:
+            if self._producer_fetch is None:
+                await self._fetch_producer_ids()
+            elif (error := await asyncio.shield(self._producer_fetch)) is not None:
+                raise KafkaError(error.code, error.message)
+        self._producer_id += 1
+        return self._producer_id - 1
+
+    async def _fetch_producer_ids(self) -> None:
+        """Take a block; who asks meanwhile waits for `_producer_fetch`, which tells an error if there was one."""
+        fetch: asyncio.Future[KafkaError | None] = asyncio.get_running_loop().create_future()
+        self._producer_fetch = fetch
+        failure: KafkaError | None = None
+        try:
+            first = (await self.submit(AllocateProducerIds(), OWN_TIMEOUT_MS)).value
+            self._producer_id, self._producer_id_end = first, first + PRODUCER_ID_BLOCK_SIZE
+        except KafkaError as error:
+            failure = error
+            raise
+        finally:
+            self._producer_fetch = None
+            fetch.set_result(failure)
 
     async def create_cluster(self, cluster_id: str) -> None:
         """Idempotent; for the node that bootstraps."""
