@@ -233,9 +233,8 @@ def _check_relations(settings: Settings) -> None:
         problems.append(f"cluster.network.max_message_size ({message}) must be more than cluster.raft.max_snapshot_chunk_size ({chunk})")
     segment = settings.number("cluster.storage.wal_segment_size")
     if segment % SEGMENT_SIZE_UNIT:
-        problems.append(
-            f"cluster.storage.wal_segment_size ({segment}) must be a multiple of {SEGMENT_SIZE_UNIT}; write {segment // SEGMENT_SIZE_UNIT * SEGMENT_SIZE_UNIT}"
-        )
+        nearest_size = segment - segment % SEGMENT_SIZE_UNIT
+        problems.append(f"cluster.storage.wal_segment_size ({segment}) must be a multiple of {SEGMENT_SIZE_UNIT}; write {nearest_size}")
     _check_wal_dir(settings)
     try:
         _, raft_port = split_address(settings.text("cluster.node_addr"), "cluster.node_addr")

@@ -40,7 +40,9 @@ def make_image():
 def node(tmp_path):
     """A node in the first moment of its start."""
     stats = NetworkStats()
-    stats.api(0, "Produce").observe(1_500_000)
+    produce = stats.api(0, "Produce")
+    produce.requests += 1
+    produce.observe(1_500_000)
     return SimpleNamespace(
         node_id=1,
         config=single_node(tmp_path),
