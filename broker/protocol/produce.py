@@ -90,9 +90,11 @@ def decode_produce_request(buffer: memoryview, position: int, version: int) -> t
 
 def _decode_legacy(buffer: memoryview, position: int) -> tuple[ProduceRequest, int]:
     size = len(buffer)
+    if size - position < 26:
+        return _decode_legacy_any(buffer, position, size)
     id_length, acks, timeout_ms, topic_count, name_length = _LEGACY_START.unpack_from(buffer, position)
-    if id_length == -1 and topic_count == 1 and name_length >= 0:
-        name_end = position + 14 + name_length
+    name_end = position + 14 + name_length
+    if id_length == -1 and topic_count == 1 and name_length >= 0 and name_end + 12 <= size:
         partition_count, index, length = _LEGACY_PARTITION.unpack_from(buffer, name_end)
         start = name_end + 12
         stop = start + length
@@ -135,6 +137,8 @@ def _decode_legacy_any(buffer: memoryview, position: int, size: int) -> tuple[Pr
 
 def _decode_flexible(buffer: memoryview, position: int, version: int) -> tuple[ProduceRequest, int]:
     size = len(buffer)
+    if size - position < 20:
+        return _decode_flexible_any(buffer, position, size, version)
     null_id, acks, timeout_ms, topic_count, name_length = _FLEXIBLE_START.unpack_from(buffer, position)
     # One topic, one partition, no transactional id, no tagged field: every varint but the records' length is one byte.
     if null_id == 0 and topic_count == 2:
