@@ -94,7 +94,18 @@ class Controller:
     Invariant: `_producer_id` < `_producer_id_end` are ids of a block that only this node has.
     """
 
-    __slots__ = ("_call", "_clock", "_machine", "_new_id", "_node_id", "_producer_fetch", "_producer_id", "_producer_id_end", "_waiters")
+    __slots__ = (
+        "_call",
+        "_clock",
+        "_machine",
+        "_new_id",
+        "_node_id",
+        "_producer_fetch",
+        "_producer_id",
+        "_producer_id_end",
+        "_waiters",
+        "controller_id",
+    )
 
     def __init__(self, node_id: int, machine: MetadataMachine, call: Call, clock: Clock, new_id: Callable[[], bytes]) -> None:
         self._node_id = node_id
@@ -106,12 +117,12 @@ class Controller:
         self._producer_id_end = 0
         self._producer_fetch: asyncio.Future[KafkaError | None] | None = None
         self._waiters: dict[asyncio.Future[None], int] = {}
+        self.controller_id = machine.leader_node or -1  # broker id of the leader of __meta, -1 unknown
         machine.add_listener(self._on_image)
+        machine.add_leader_listener(self._on_leader)
 
-    @property
-    def controller_id(self) -> int:
-        """Broker id of the leader of `__meta`, -1 unknown."""
-        return self._machine.leader_node or -1
+    def _on_leader(self) -> None:
+        self.controller_id = self._machine.leader_node or -1
 
     async def create_topics(
         self, topics: Sequence[NewTopic], timeout_ms: int, validate_only: bool, principal: str = ANONYMOUS

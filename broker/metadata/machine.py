@@ -250,6 +250,9 @@ class MetadataMachine:
         for listener in tuple(self._leader_listeners):
             listener()
 
+    def on_flushed(self) -> None:
+        """Nothing here depends on what is durable on this node alone."""
+
     def on_progress(self) -> None:
         """Nothing here depends on how far followers are: the reconciler looks for itself."""
 
