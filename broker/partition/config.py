@@ -61,7 +61,10 @@ class _Source:
     def text(self, name: str, fallback: str, broker_name: str = "") -> str:
         if name in self._configs:
             return self._configs[name]
-        return str(self._defaults.get(name, self._defaults.get(broker_name, fallback)))
+        for default in (self._defaults.get(name), self._defaults.get(broker_name)):
+            if default is not None:
+                return str(default)
+        return fallback
 
     def number(self, name: str, fallback: int, low: int, high: int, broker_name: str = "") -> int:
         text = self.text(name, str(fallback), broker_name)

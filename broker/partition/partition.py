@@ -280,7 +280,10 @@ class Partition:
             return
         log = self._group.log
         index = log.index_of_offset(offset)
-        entries = log.memory_slice(index, max(max_bytes, 1)) if index is not None else None
+        entries: Sequence[Entry] | None = log.memory_slice(index, max(max_bytes, 1)) if index is not None else None
+        cache = self._context.read_cache
+        if entries is None and cache is not None and (cached := cache.find(self.group_id, offset)) is not None:
+            entries = (cached,)
         if entries is None:
             self._read_disk(log.read_job_at_offset(offset, max(max_bytes, 1)), offset, max_bytes, min_one, done)
         else:
@@ -299,9 +302,22 @@ class Partition:
             elif error is not None or not job.entries:
                 done(self._result(ErrorCode.KAFKA_STORAGE_ERROR))
             else:
-                done(self._gather(job.entries, offset, max_bytes, min_one))
+                result = self._gather(job.entries, offset, max_bytes, min_one)
+                self._keep_rest(job.entries, result.size)
+                done(result)
 
         self._group.read(job, finish)
+
+    def _keep_rest(self, entries: Sequence[Entry], taken_bytes: int) -> None:
+        """Keep the last entry that was read when a part of it is left for the next fetch."""
+        last = entries[-1]
+        cache = self._context.read_cache
+        if (
+            cache is not None
+            and taken_bytes < sum(entry.size for entry in entries)
+            and last.base_offset + last.record_count <= self._marks.high_watermark
+        ):
+            cache.put(self.group_id, last)
 
     def _gather(self, entries: Sequence[Entry], offset: int, max_bytes: int, min_one: bool) -> ReadResult:
         marks = self._marks

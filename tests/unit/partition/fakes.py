@@ -10,6 +10,7 @@ from broker.api import AppendResult, ReadResult
 from broker.errors import ErrorCode
 from broker.partition.config import TopicConfig
 from broker.partition.partition import Partition, PartitionContext
+from broker.partition.read_cache import ReadCache
 from broker.records.builder import build_batch
 from broker.records.reader import Record
 from raft.api import Proposal, ReplicaStatus
@@ -131,6 +132,7 @@ class FakeGroup:
         self.match: dict[int, int] = dict.fromkeys(voters, 0)
         self.at_end: dict[int, int] = dict.fromkeys(voters, -1)
         self.delayed: list[Callable[[], None]] | None = None
+        self.disk_reads = 0
 
     def mark_dirty(self) -> None:
         self.dirty = True
@@ -142,6 +144,8 @@ class FakeGroup:
         return [ReplicaStatus(n, True, self.log.flushed_index if n == self.leader else self.match[n], 0, self.at_end[n]) for n in self.voters]
 
     def read(self, job: FakeReadJob, done: Callable[[BaseException | None], None]) -> None:
+        self.disk_reads += 1
+
         def finish() -> None:
             job.run()
             done(None)
@@ -160,6 +164,7 @@ class Replica:
         self.wall_ms = 1_700_000_000_000
         self.full = False
         self.pending_told = 0
+        self.read_cache = ReadCache(1 << 20)
         self.group = FakeGroup(voters)
         self.partition = self.make_partition()
         self.partition.configure(config or TopicConfig())
@@ -171,6 +176,7 @@ class Replica:
             disk_full=lambda: self.full,
             pending_bytes_changed=self._pending,
             node_id=1,
+            read_cache=self.read_cache,
         )
         partition = Partition(None, "topic", 0, TOPIC_ID, context)
         partition.attach(self.group)  # type: ignore[arg-type]

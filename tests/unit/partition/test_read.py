@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import ErrorCode
+from broker.partition.read_cache import ReadCache
 from broker.partition.state import LogStart, decode_state, encode_command
 from broker.records.reader import read_batches
 from raft.api import Proposal
@@ -153,6 +154,35 @@ def test_batches_may_span_chunks() -> None:
         target.group.term, target.group.leader = 1, 1
         target.lead(2)
         assert offsets(target, 3) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_a_large_entry_is_read_from_disk_once() -> None:
+    replica = Replica()
+    replica.lead()
+    for _ in range(20):
+        replica.append(batch(1))
+    replica.collect()
+    replica.commit()
+    replica.group.log.memory_from = replica.group.log.last_index + 1
+    got: list[int] = []
+    while len(got) < 20:
+        got.extend(offsets(replica, len(got), 2 * len(batch(1))))
+    assert got == list(range(20)) and replica.group.disk_reads == 1
+
+
+def test_the_read_cache_is_bounded() -> None:
+    cache = ReadCache(100)
+    entries = [Entry(1, i, EntryKind.DATA, (bytes(40),), 40, 0, i * 10, 10) for i in range(1, 5)]
+    group = FakeLog().group_id
+    for entry in entries:
+        cache.put(group, entry)
+        cache.put(group, entry)
+        assert cache.find(group, entry.base_offset + 9) is entry
+    assert cache.size_bytes == 80
+    assert [cache.find(group, e.base_offset) is e for e in entries] == [False, False, True, True]
+    assert cache.find(group, 50) is None and cache.find(group, 9) is None
+    cache.put(group, Entry(1, 9, EntryKind.DATA, (bytes(200),), 200, 0, 0, 1))
+    assert cache.size_bytes == 80
 
 
 def test_available_bytes_is_nothing_at_the_end(leader: Replica) -> None:
