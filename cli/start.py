@@ -123,6 +123,13 @@ async def _supervise(config: NodeConfig, run_node: RunNode) -> int:
         return Exit.OK
 
 
+async def _serve_admin(view: Any, host: str, port: int) -> Any:
+    """The admin interface; imported only now, so that it does not slow the start."""
+    from admin_api.server import serve
+
+    return await serve(view, host, port)
+
+
 def _listeners(config: NodeConfig) -> tuple[int, str, int, str, int]:
     return config.node_id, config.kafka_host, config.kafka_port, config.admin_host, config.admin_port
 

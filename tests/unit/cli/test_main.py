@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from broker.config import single_node
 from broker.version import VERSION, describe
 from cli import start as start_module
+from cli.app import app
 from cli.config import load, node_config
 from cli.exits import Exit, StartError, check_port, explain
-from cli.main import app, main, with_default_command
+from cli.main import START_FLAGS, main, plain_start, with_default_command
 from cli.start import prepare_directory, tell_ready
 from wal.errors import DataDirectoryError, FlushError, InvariantError
 
@@ -52,6 +53,32 @@ def test_no_command_means_start():
     assert with_default_command(["--kafka-port", "1"]) == ["start", "--kafka-port", "1"]
     assert with_default_command(["--version"]) == ["--version"]
     assert with_default_command(["dev"]) == ["dev"]
+
+
+def test_a_plain_start_is_parsed_as_the_full_parser_does(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "chronik.toml"
+    path.write_text("")
+    arguments = ["start", "--config", str(path)]
+    values = {"int": "7", "text": "1.2.3.4:9"}
+    for flag, key in START_FLAGS.items():
+        arguments += [flag, {"log": "debug", "log_format": "json"}.get(key, values["int"] if "port" in flag or "id" in flag else values["text"])]
+    arguments[arguments.index("--admin-port") + 1] = "8"
+    config, flags = plain_start(arguments)
+    assert config == str(path)
+    seen = []
+    monkeypatch.setattr(start_module, "run", lambda settings: seen.append(settings) or Exit.OK)
+    assert run_main(arguments, capsys)[0] == 0
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert seen[0] == seen[1]
+    assert all(seen[0].origins[key] == "flag" for key in START_FLAGS.values())
+    for other in (
+        ["start", "--help"],
+        ["start", "--kafka-port", "1", "--kafka-port", "2"],
+        ["start", "--seed", "1@a:1"],
+        ["start", "--log", "--help"],
+        ["dev"],
+    ):
+        assert plain_start(other) is None
 
 
 def test_start_hands_its_flags_over(monkeypatch, capsys):
