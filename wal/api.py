@@ -1,8 +1,9 @@
 """What the layers above see of the write-ahead log. `wal.store.WalStore` and `wal.group_log.GroupLog` fulfil these protocols.
 
 Thread rules: everything here is called on the loop thread and only touches memory, except `Job.run` and `ReadJob.run`, which block and are
-called on a disk thread. A job's `complete` is called on the loop thread after `run` returned. At most one flush job and one background job are out at a
-time. A job whose `run` raises is fatal for the process (a failed fsync is never retried) unless the error is `DiskFullError` from a background job.
+called on a disk thread. A job's `complete` is called on the loop thread after `run` returned. At most one flush job and one background job are out
+at a time. A job whose `run` raises is fatal for the process (a failed fsync is never retried) unless the error is `DiskFullError` from a background
+job.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Job(Protocol):
 
 
 class ReadJob(Protocol):
-    """A read from segments. After `run`, `entries` holds consecutive entries (at least one, then up to the asked bytes); nothing if trimmed."""
+    """A read from segments. After `run`, `entries` holds consecutive entries (at least one, then up to the asked bytes); nothing if trimmed.
+
+    `run` raises DamageError when the bytes are not what was written: the caller quarantines the group.
+    """
 
     entries: list[Entry]
 
@@ -41,7 +45,7 @@ class ReadJob(Protocol):
 class AppliedState(NamedTuple):
     """What a state machine wants to find again after a restart: everything up to `index`, as opaque bytes. It is kept with the checkpoint."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     data: bytes
 
 
@@ -83,19 +87,23 @@ class GroupLog(Protocol):
         """Entries < index, records < offset are no longer needed (staged as a log_start frame; segments go away behind it)."""
 
     def install_snapshot(self, index: int, term: int, next_offset: int, configuration: bytes) -> None:
-        """Forget the whole log; it goes on behind `index` (staged as snapshot_installed)."""
+        """Forget the whole log; it goes on behind `index` (staged as snapshot_installed). Index 0 empties the log, for a refill from the first
+        entry on."""
 
     def save_hard_state(self, term: int, vote: int) -> None: ...
 
     def advance_commit(self, index: int) -> None: ...
 
-    def quarantine(self, reason: str) -> None: ...
+    def quarantine(self, reason: str) -> None:
+        """Durable from the next flush on. Reason "" lifts it, once the replica is refilled. A reason that recovery found itself begins with
+        `wal.recovery.VOTE_UNKNOWN` when a vote may be lost: then the replica must come back under a new id."""
 
     def memory_slice(self, low: int, max_bytes: int) -> list[Entry] | None:
         """Entries from index `low` on, at least one, at most max_bytes of payload; [] behind the end; None when `low` is no longer in memory."""
 
     def index_of_offset(self, offset: int) -> int | None:
-        """Index of the entry in memory that holds `offset` (the DATA entry with base_offset ≤ offset < base_offset + record_count); None if not in memory."""
+        """Index of the entry in memory that holds `offset` (the DATA entry with base_offset ≤ offset < base_offset + record_count); None if not in
+        memory."""
 
     def read_job(self, low: int, max_bytes: int) -> ReadJob:
         """Read entries from index `low` from segments (may end in the entries still in memory)."""
@@ -121,10 +129,18 @@ class WalStore(Protocol):
 
     def has_staged(self) -> bool: ...
 
+    def note_idle(self) -> None:
+        """Nothing has been flushed for a while (say 200 ms): unless the journal is sealed, `has_staged` becomes true and the next flush is a seal
+        block, after which damage of the last flush can be told from a torn tail. A seal is a flush like any other: it never runs beside one."""
+
     def next_flush(self) -> Job | None:
-        """Take what is staged (at most a quarter of the journal) as one flush; None when nothing is staged or the journal has no room yet."""
+        """Take what is staged (at most one journal file, a quarter of the journal) as one flush; None when nothing is staged or the journal has no
+        room yet.
+
+        All hard states saved so far are in it. Entries and what follows them may be left behind: `has_staged` afterwards and `flushed_index` tell.
+        """
 
     def next_background(self) -> Job | None:
-        """Write-behind of committed entries, checkpoint, new journal file, seal block when idle; None when there is nothing worth doing."""
+        """Write-behind of committed entries, checkpoint, new journal file, removal of files; None when there is nothing worth doing."""
 
     def close(self) -> None: ...

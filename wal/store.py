@@ -1,0 +1,648 @@
+"""All logs of one node: one journal, one checkpoint, segments of each partition. Fulfils `wal.api.WalStore`.
+
+Owns what goes into a flush, when entries are written behind, when a checkpoint is made, and which journal files may be used again. Loop thread
+only; blocking work leaves as jobs (`wal.jobs`), except in `open` and `close`. Groups that do nothing cost nothing: only what is in `_dirty`,
+`_ready` and `_holding` is looked at.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import cast
+
+from wal import api
+from wal.api import AppliedState, Job
+from wal.checkpoint import Checkpoint, GroupRecord, Removal, SegmentRecord
+from wal.directory import open_directory
+from wal.durable import trim_runs
+from wal.entry import Entry, EntryKind, GroupId
+from wal.errors import DiskFullError, FlushError, check
+from wal.filesystem import FileSystem, Lock
+from wal.frame import HEADER_BYTES, Control, FrameKind, Item
+from wal.group_log import GroupLog
+from wal.jobs import BackgroundJob, Batch, CheckpointJob, FlushJob, MakeFileJob, RemovalJob, SpaceJob, WriteBehindJob, empty_trash
+from wal.journal import BLOCK_HEADER_BYTES, BlockKind, Journal, JournalFile, make_journal_file
+from wal.read_job import SegmentAccess
+from wal.region import RegionWriter
+from wal.segment import Describe, PieceTask, SegmentHeader, SegmentInfo, entry_frames_bytes, segment_name
+from wal.settings import BLOCK_BYTES, WalSettings
+
+WRITE_BEHIND_JOB_BYTES = 16 << 20
+WRITE_BEHIND_JOB_GROUPS = 64
+
+
+def no_timestamps(_: object) -> int:
+    """The default `describe`: nothing is known of payloads."""
+    return -1
+
+
+class WalStore:
+    """See `wal.api.WalStore`.
+
+    `_dirty`: logs with something staged. `_ready`: logs with a piece's worth to write behind. `_holding`: logs with flushed entries in no segment.
+    `_clean_target`: all journal generations up to it are being emptied, so that their files can be used again. Invariant: a journal file is freed
+    only when a checkpoint is durable whose replay generation is above the file's.
+    """
+
+    def __init__(self, fs: FileSystem, directory: str, settings: WalSettings, describe: Describe) -> None:
+        """Use `open`."""
+        self.fs = fs
+        self.directory = directory
+        self.settings = settings
+        self._logs: dict[GroupId, GroupLog] = {}
+        self.groups = cast(dict[GroupId, api.GroupLog], self._logs)
+        self.disk_full = False
+        self.memory_bytes = 0
+        self.memory_limit_bytes = settings.memory_limit
+        self.entry_bytes_max = settings.entry_bytes_max
+        self.access = SegmentAccess(fs, f"{directory}/wal", describe)
+        self.recovery_notes: list[str] = []
+        self._describe = describe
+        self._lock: Lock | None = None
+        self._journal = Journal(f"{directory}/journal", settings, 0, 0, 1)
+        self._flush_writer = RegionWriter(settings.buffer_bytes)
+        self._piece_writer = RegionWriter(settings.buffer_bytes)
+        self._dirty: list[GroupLog] = []
+        self._ready: dict[GroupLog, None] = {}
+        self._holding: dict[GroupLog, None] = {}
+        self._deleting: list[GroupLog] = []
+        self._flush: FlushJob | None = None
+        self._background: BackgroundJob | None = None
+        self._seal_wanted = False
+        self._sealed = True
+        self._flushed_number = 0
+        self._flushed_generation = 0
+        self._clean_target = 0
+        self._copy_reserve = 0
+        self._starved = False
+        self._checkpoint_wanted = False
+        self._checkpoint_sequence = 1
+        self._captured: dict[GroupLog, AppliedState] | None = None
+        self._unsynced: dict[str, None] = {}
+        self._raft_written: dict[GroupId, tuple[object, ...]] = {}
+        self._removals: list[Removal] = []
+        self._surplus: list[str] = []
+        self._cached: deque[tuple[GroupLog, int, int]] = deque()
+        self._cached_bytes = 0
+        self._failed = False
+
+    # -- open and close -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, fs: FileSystem, directory: str, settings: WalSettings, describe: Describe = no_timestamps) -> WalStore:
+        """Recover `directory`, or make it. Blocks. `describe` tells the largest timestamp (ms) in a DATA payload, for rebuilding indexes.
+
+        Raises DataDirectoryError (locked, foreign, unwritable, unknown version) and DamageError (no readable checkpoint).
+        """
+        store = cls(fs, directory.rstrip("/"), settings, describe)
+        store._open()
+        return store
+
+    def _open(self) -> None:
+        opened = open_directory(self.fs, self.directory, self.settings)
+        self._lock = opened.lock
+        try:
+            scan, checkpoint = opened.scan, opened.checkpoint
+            journal = self._journal
+            journal.salt = opened.salt
+            journal.generation = max(checkpoint.generation, scan.generation)
+            journal.next_number = scan.last_number + 1
+            self._flushed_number = scan.last_number
+            self._flushed_generation = scan.blocks[-1].header.generation if scan.blocks else checkpoint.flush_generation
+            self._checkpoint_sequence = opened.sequence + 1
+            self._checkpoint_wanted = bool(opened.problem)
+            self._removals = opened.replay.removals
+            self.recovery_notes = [note for note in (opened.problem, scan.torn and f"torn tail ignored: {scan.torn}") if note]
+            for group in opened.replay.groups.values():
+                log = GroupLog(self, group.group_id, group.topic)
+                log.recover(group.durable, group.entries, group.applied)
+                self._logs[group.group_id] = log
+                if group.durable.ranges:
+                    self._holding[log] = None
+                if group.damaged:
+                    reason, log.quarantined = log.quarantined, ""
+                    log.quarantine(reason)
+                    self._checkpoint_wanted = True
+                    self.recovery_notes.append(f"{log.topic}/{log.partition} quarantined: {reason}")
+            for file in opened.files:
+                journal.add(file)
+            if not journal.free:
+                journal.add(self._make_file())
+            self._enter_next()
+            empty_trash(self.fs, f"{self.directory}/trash")
+            self.disk_full = self.fs.free_bytes(self.directory) < self.settings.reserve_bytes
+        except BaseException:
+            self._close_files()
+            raise
+
+    def _make_file(self) -> JournalFile:
+        settings = self.settings
+        return make_journal_file(self.fs, self._journal.directory, self._journal.next_file_number(), settings.journal_file_bytes, settings.direct)
+
+    def close(self) -> None:
+        """Write behind what is committed, make a checkpoint, release the directory. Blocks. Safe after any failure: then only files are closed."""
+        try:
+            if self._lock is not None and self._flush is None and self._background is None and not self._failed:
+                self._close_cleanly()
+        except (OSError, DiskFullError, FlushError) as error:
+            self.recovery_notes.append(f"closed without a checkpoint: {error}")  # the journal has everything
+        finally:
+            self._close_files()
+
+    def _close_cleanly(self) -> None:
+        while (job := self._plan_write_behind([log for log in self._holding if log.writable_index > log.durable.segments.written_index])) is not None:
+            job.run()
+            job.complete()
+        self._capture()
+        checkpoint = self._plan_checkpoint()
+        if checkpoint is not None:
+            checkpoint.run()
+            checkpoint.complete()
+        if not self._sealed and self._journal.room >= BLOCK_BYTES:
+            self._take_seal().run()
+
+    def _close_files(self) -> None:
+        self._journal.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- groups -------------------------------------------------------------------------------------------------------
+
+    def create_group(self, group_id: GroupId, topic: str, configuration: bytes) -> GroupLog:
+        """A new empty group with its first voters (staged)."""
+        check(group_id not in self._logs, f"group {topic} {group_id.hex()} exists already")
+        check(bool(topic) and "/" not in topic and topic not in (".", ".."), f"{topic!r} can not be a topic's directory")
+        log = GroupLog(self, group_id, topic)
+        self._logs[group_id] = log
+        log.create(configuration)
+        return log
+
+    def delete_group(self, group_id: GroupId) -> None:
+        """Forget a group at once; its files go away once that is durable."""
+        log = self._logs.pop(group_id)
+        log.deleted = True
+        log.drop_memory()
+        log.staged = []
+        self._ready.pop(log, None)
+        self._deleting.append(log)
+        log.staged.append(Control(FrameKind.GROUP_DELETED))
+        if not log.is_staged:
+            self.stage(log)
+
+    # -- what logs tell -----------------------------------------------------------------------------------------------
+
+    def stage(self, log: GroupLog) -> None:
+        log.is_staged = True
+        self._dirty.append(log)
+
+    def written_behind_soon(self, log: GroupLog) -> None:
+        log.ready = True
+        self._ready[log] = None
+
+    def prefix_truncated(self, log: GroupLog) -> None:
+        segments = log.durable.segments
+        if segments.sealed and segments.sealed[0].last_index < log.first_index:
+            self._checkpoint_wanted = True
+
+    def piece_bytes(self) -> int:
+        return self.settings.segment_piece_bytes
+
+    # -- flush --------------------------------------------------------------------------------------------------------
+
+    def has_staged(self) -> bool:
+        return bool(self._dirty) or self._seal_wanted
+
+    def note_idle(self) -> None:
+        """Nothing has been flushed for a while: the next flush is a seal block, unless something is staged before or the journal is sealed
+        already."""
+        self._seal_wanted = not self._sealed and not self._dirty and self._flush is None
+
+    def next_flush(self) -> Job | None:
+        if self._flush is not None:
+            return None
+        if not self._dirty:
+            if not self._seal_wanted or self._journal.room < BLOCK_BYTES:
+                self._seal_wanted = False
+                return None
+            return self._take_seal()
+        journal = self._journal
+        can_follow = bool(journal.free) or len(journal.files) < self.settings.journal_files
+        reserve = 0 if can_follow else self._copy_reserve + self.settings.journal_file_bytes // 16
+        batches, length, count = self._take(journal.room, journal.room - reserve)
+        if not batches and journal.free:
+            self._enter_next()
+            can_follow = bool(journal.free) or len(journal.files) < self.settings.journal_files
+            reserve = 0 if can_follow else self._copy_reserve + self.settings.journal_file_bytes // 16
+            batches, length, count = self._take(journal.room, journal.room - reserve)
+        self._starved = not batches
+        if not batches:
+            return None
+        self._seal_wanted = False
+        self._sealed = False
+        self._flush = FlushJob(journal.take(BlockKind.FLUSH, length, count), batches, self._flush_writer, self._flush_complete)
+        return self._flush
+
+    def _take_seal(self) -> FlushJob:
+        self._seal_wanted = False
+        self._sealed = True
+        self._flush = FlushJob(self._journal.take(BlockKind.SEAL, 0, 0), [], self._flush_writer, self._flush_complete)
+        return self._flush
+
+    def _enter_next(self) -> None:
+        """Go on in the next file, and begin to empty the oldest ones while there is still slack."""
+        journal = self._journal
+        check(journal.enter_next(), "no free journal file")
+        target = journal.generation - 2
+        if any(0 < file.generation <= target for file in journal.files):
+            self._clean_target = target
+            self._copy_reserve = sum(
+                sum(entry.size + HEADER_BYTES for entry in log.memory_entries if entry.index > log.durable.segments.written_index) + BLOCK_BYTES
+                for log in self._holding
+                if (log.durable.needed_generation() or target + 1) <= target
+            )
+            self._copy_reserve = min(self._copy_reserve, self.settings.journal_file_bytes)
+
+    def _take(self, room: int, entry_room: int) -> tuple[list[Batch], int, int]:
+        """Frames for one flush: (batches, bytes, frames). All hard states, or nothing; then, in order, what fits.
+
+        `room`: bytes in the file, padding excluded; entries that are new may use only `entry_room`, the rest is for what makes room again.
+        """
+        settings = self.settings
+        room -= BLOCK_HEADER_BYTES
+        entry_room = min(entry_room - BLOCK_HEADER_BYTES, settings.flush_bytes_max)
+        length = HEADER_BYTES * sum(log.hard_state_staged for log in self._dirty)
+        if length > room:
+            return [], 0, 0
+        count = length // HEADER_BYTES
+        entries_left = settings.flush_entries_max
+        batches: list[Batch] = []
+        rest: list[GroupLog] = []
+        for log in self._dirty:
+            staged = log.staged
+            taken = 0
+            slow = log.hard_state_staged
+            first: Entry | None = None
+            last: Entry | None = None
+            for item in staged:
+                size = HEADER_BYTES + item.size
+                if type(item) is Entry:
+                    if (
+                        length + size > entry_room and (last is not None or batches or length + size > room or entry_room < size)
+                    ) or entries_left <= 0:
+                        break
+                    entries_left -= 1
+                    if first is None:
+                        first = item
+                    last = item
+                    if item.kind == EntryKind.CONFIGURATION:
+                        slow = True
+                else:
+                    if length + size > room:
+                        break
+                    slow = True
+                length += size
+                taken += 1
+            items: list[Item]
+            if taken == len(staged):
+                items, log.staged = staged, []
+                log.is_staged = False
+            else:
+                items, log.staged = staged[:taken], staged[taken:]
+                rest.append(log)
+            if log.hard_state_staged:
+                log.hard_state_staged = False
+                state = Control(FrameKind.HARD_STATE, log.hard_state.term, log.hard_state.vote)
+                at = 1 if items and type(items[0]) is Control and items[0].kind == FrameKind.GROUP_CREATED else 0
+                items.insert(at, state)
+                taken += 1
+                count -= 1
+            count += taken
+            if items:
+                batches.append(Batch(log, log.epoch, items, first, last, slow))
+                if last is not None:
+                    log.flight_index = last.index
+        self._dirty = rest
+        return batches, length, count
+
+    def _flush_complete(self, job: FlushJob) -> None:
+        self._flush = None
+        self._flushed_number = job.number
+        generation = job.generation
+        self._flushed_generation = generation
+        holding = self._holding
+        for batch in job.batches:
+            log = batch.log
+            durable = log.durable
+            if batch.slow:
+                durable.apply(batch.items, generation)
+                self._after_controls(batch)
+            elif batch.first is not None and batch.last is not None:
+                durable.add_entries(batch.first, batch.last, generation)
+            if durable.ranges:
+                holding[log] = None
+            elif log in holding:
+                del holding[log]
+            log.advance_flushed()
+
+    def _after_controls(self, batch: Batch) -> None:
+        """What follows from frames that replaced or removed a log."""
+        log = batch.log
+        for item in batch.items:
+            if type(item) is not Control:
+                continue
+            if item.kind == FrameKind.SNAPSHOT_INSTALLED and log.epoch == batch.epoch:
+                log.reset_flushed()
+                self._checkpoint_wanted = True
+            elif item.kind == FrameKind.GROUP_DELETED:
+                self._deleting = [other for other in self._deleting if other is not log]
+                topic_id, partition = log.key
+                self._removals = [r for r in self._removals if (r.topic_id, r.partition) != log.key or r.whole]
+                self._removals.append(Removal(log.topic, topic_id, partition, [], True))
+                self._raft_written.pop(log.group_id, None)
+
+    # -- background ---------------------------------------------------------------------------------------------------
+
+    def next_background(self) -> Job | None:
+        if self._background is not None:
+            if not self._background.failed:
+                return None
+            self._background_failed(self._background)
+        job = self._plan_background()
+        self._background = job
+        return job
+
+    def _plan_background(self) -> BackgroundJob | None:
+        if self._removals or self._surplus:
+            return self._plan_removal()
+        journal = self._journal
+        short = not journal.free and journal.position > self.settings.journal_file_bytes // 4
+        if (short and len(journal.files) < self.settings.journal_files) or (self._starved and not journal.free and not self._clean_target):
+            return self._plan_file()
+        if self._clean_target:
+            job = self._clean()
+            if job is not None:
+                return job
+        elif self._checkpoint_wanted and (job := self._checkpoint_step()) is not None:
+            return job
+        if self._ready:
+            return self._plan_write_behind(list(self._ready))
+        if self.disk_full:
+            space = SpaceJob(self.fs, self.directory, self.settings.reserve_bytes)
+            space.then(lambda: self._background_done(space))
+            return space
+        return None
+
+    def _background_done(self, job: BackgroundJob) -> None:
+        self._background = None
+        self.disk_full = job.free_bytes < self.settings.reserve_bytes
+
+    def _background_failed(self, job: BackgroundJob) -> None:
+        """There was no space. Everything stays as it was, and is planned again when the driver asks."""
+        self._background = None
+        self.disk_full = True
+        if isinstance(job, WriteBehindJob):
+            for log in job.logs:
+                log.durable.segments.resume = True
+                if not log.deleted and log.writable_bytes >= self.settings.segment_piece_bytes:
+                    self.written_behind_soon(log)
+
+    def _plan_removal(self) -> BackgroundJob:
+        removals, paths = list(self._removals), list(self._surplus)
+        job = RemovalJob(self.fs, self.directory, removals, paths)
+
+        def complete() -> None:
+            self._background_done(job)
+            self._removals = [removal for removal in self._removals if all(removal is not done for done in removals)]
+            self._surplus = [path for path in self._surplus if path not in paths]
+            for removal in removals:
+                for number in removal.numbers:
+                    self.access.forget(f"{self.access.directory}/{removal.topic}/{segment_name(removal.partition, number)}")
+                if removal.whole:
+                    self.access.forget_group(removal.topic_id, removal.partition)
+
+        job.then(complete)
+        return job
+
+    def _plan_file(self) -> BackgroundJob:
+        journal, settings = self._journal, self.settings
+        job = MakeFileJob(self.fs, self.directory, journal.next_file_number(), settings.journal_file_bytes, settings.direct)
+
+        def complete() -> None:
+            self._background_done(job)
+            if job.made is not None:
+                journal.add(job.made)
+
+        job.then(complete)
+        return job
+
+    def _plan_write_behind(self, logs: list[GroupLog]) -> BackgroundJob | None:
+        """One piece for each of `logs`, within the limits of one job."""
+        job = WriteBehindJob(self.fs, self.directory, self._piece_writer, self._describe, self.settings.direct)
+        for log in logs:
+            if job.size_bytes >= WRITE_BEHIND_JOB_BYTES or len(job.tasks) >= WRITE_BEHIND_JOB_GROUPS:
+                break
+            self._ready.pop(log, None)
+            log.ready = False
+            if log.reset_pending or log.writable_index <= log.durable.segments.written_index:
+                continue
+            job.add(log, self._plan_piece(log))
+        if not job.tasks:
+            return None
+        job.then(lambda: self._write_behind_complete(job))
+        return job
+
+    def _plan_piece(self, log: GroupLog) -> PieceTask:
+        segments = log.durable.segments
+        entries = log.writable_entries(self.settings.segment_piece_bytes_max)
+        active = segments.active
+        directory = f"{self.access.directory}/{log.topic}"
+        if active is None or active.end_position + entry_frames_bytes(entries) > self.settings.segment_bytes:
+            number = segments.next_number
+            first = entries[0]
+            header = SegmentHeader(log.key[0], log.partition, number, first.index, first.base_offset, segments.written_term, log.topic)
+            task = PieceTask(directory, log.key, entries, (number, BLOCK_BYTES, 0), header)
+        else:
+            task = PieceTask(directory, log.key, entries, (active.number, active.end_position, active.pieces), None)
+            task.resume = segments.resume
+        task.generation = self._journal.generation
+        return task
+
+    def _write_behind_complete(self, job: WriteBehindJob) -> None:
+        self._background_done(job)
+        for log, task, epoch in zip(job.logs, job.tasks, job.epochs, strict=True):
+            if log.epoch == epoch:
+                self._piece_written(log, task)
+
+    def _piece_written(self, log: GroupLog, task: PieceTask) -> None:
+        record = task.record
+        if record is None:
+            check(False, f"piece of {task.path} has no record")
+            return
+        durable = log.durable
+        segments = durable.segments
+        entries = task.entries
+        last = entries[-1]
+        number, position, _ = task.place
+        if task.header is not None:
+            if segments.active is not None:
+                segments.active.recent.clear()
+                segments.sealed.append(segments.active)
+            segments.active = SegmentInfo(number, record.first_index, record.base_offset, last.index, position, record.max_timestamp, 0)
+            segments.next_number = number + 1
+        active = segments.active
+        if active is None:
+            check(False, f"piece of {task.path} belongs to no segment")
+            return
+        segments.resume = False
+        active.recent.append(record)
+        active.pieces += 1
+        active.last_index = last.index
+        active.end_position = position + task.size
+        active.max_timestamp = max(active.max_timestamp, record.max_timestamp)
+        term = segments.runs[-1][0] if segments.runs else -1
+        size = 0
+        for entry in entries:
+            size += entry.size
+            if entry.term != term:
+                term = entry.term
+                segments.runs.append((term, entry.index, entry.base_offset))
+        segments.written_index, segments.written_term, segments.written_offset = last.index, last.term, last.base_offset + last.record_count
+        durable.prune()
+        if not durable.ranges:
+            self._holding.pop(log, None)
+        log.writable_bytes -= size
+        self.memory_bytes -= size
+        self._unsynced[task.path] = None
+        if log.writable_bytes >= self.settings.segment_piece_bytes:
+            self.written_behind_soon(log)
+        self._cached.append((log, last.index, size))
+        self._cached_bytes += size
+        while self._cached and self._cached_bytes > self.settings.cache_bytes:
+            oldest, index, freed = self._cached.popleft()
+            self._cached_bytes -= freed
+            oldest.evict(index)
+
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
+
+    def _clean(self) -> BackgroundJob | None:
+        """Empty all journal generations up to the target: write behind what is committed, repeat what is not, then a checkpoint."""
+        target = self._clean_target
+        blockers = [log for log in self._holding if (log.durable.needed_generation() or target + 1) <= target]
+        if not blockers:
+            return self._checkpoint_step()
+        writable = [log for log in blockers if log.writable_index > log.durable.segments.written_index]
+        if writable:
+            return self._plan_write_behind(writable)
+        if self._flush is None:
+            for log in blockers:
+                if log.copied_generation < target:
+                    log.stage_copies(target)
+        return None
+
+    def _checkpoint_step(self) -> BackgroundJob | None:
+        """Capture the states, then, when they are all covered by what is flushed, plan the checkpoint."""
+        if self._captured is None:
+            self._capture()
+        for log, state in (self._captured or {}).items():
+            if state.index > log.flushed_index and not log.deleted:
+                return None
+        return self._plan_checkpoint()
+
+    def _capture(self) -> None:
+        """Ask state machines whose group has moved for their state."""
+        self._captured = {}
+        for log in self._logs.values():
+            if log.capture_state is not None and log.captured_commit != log.committed_index:
+                state = log.capture_state()
+                log.captured_commit = log.committed_index
+                if state is not None:
+                    self._captured[log] = state
+
+    def _plan_checkpoint(self) -> BackgroundJob | None:
+        captured, self._captured = self._captured or {}, None
+        for log, state in captured.items():
+            if state.index <= log.flushed_index:
+                log.applied_state = state
+            else:
+                log.captured_commit = -1
+        self._checkpoint_wanted = False
+        target = self._clean_target
+        needed = [generation for log in self._holding if (generation := log.durable.needed_generation()) is not None]
+        replay = min([*needed, self._journal.generation])
+        logs = [log for log in (*self._deleting, *self._logs.values()) if log.durable.exists]
+        obsolete: list[Removal] = []
+        records = [self._record(log, obsolete) for log in logs]
+        gone = [(log, set(log.durable.segments.obsolete)) for log in logs if log.durable.segments.obsolete]
+        checkpoint = Checkpoint(
+            self._checkpoint_sequence,
+            replay,
+            self._journal.generation,
+            self._flushed_number,
+            self._flushed_generation,
+            records,
+            self._removals + obsolete,
+        )
+        self._checkpoint_sequence += 1
+        changed = []
+        for at, (log, record) in enumerate(zip(logs, records, strict=True)):
+            state_now = (record.term, record.vote, record.first_index, record.quarantined)
+            if self._raft_written.get(log.group_id) != state_now:
+                self._raft_written[log.group_id] = state_now
+                changed.append(at)
+        paths = list(self._unsynced)
+        job = CheckpointJob(self.fs, self.directory, checkpoint, paths, changed)
+
+        def complete() -> None:
+            self._background_done(job)
+            for path in paths:
+                del self._unsynced[path]
+            self._removals.extend(obsolete)
+            for log, numbers in gone:
+                segments = log.durable.segments
+                segments.obsolete = [number for number in segments.obsolete if number not in numbers]
+            self._surplus.extend(file.path for file in self._journal.release(replay))
+            if target == self._clean_target and replay > target:
+                self._clean_target = 0
+                self._copy_reserve = 0
+
+        job.then(complete)
+        return job
+
+    def _record(self, log: GroupLog, obsolete: list[Removal]) -> GroupRecord:
+        durable = log.durable
+        segments = durable.segments
+        applied = log.applied_state if log.applied_state is not None and log.applied_state.index <= durable.last_index else None
+        first = durable.first_index
+        if durable.needs_state:
+            first = min(first, (applied.index if applied is not None else 0) + 1)
+        segments.drop_before(first)
+        trim_runs(segments.runs, first)
+        if segments.obsolete:
+            obsolete.append(Removal(log.topic, log.key[0], log.partition, list(segments.obsolete), False))
+        written = segments.written_index
+        configurations = [found for at, found in enumerate(durable.configurations) if at == 0 or found[0] <= written]
+        return GroupRecord(
+            topic=log.topic,
+            topic_id=log.key[0],
+            partition=log.partition,
+            segments=[
+                SegmentRecord(s.number, s.first_index, s.first_offset, s.last_index, s.end_position, s.max_timestamp, s.pieces)
+                for s in segments.all()
+            ],
+            next_number=segments.next_number,
+            written_index=written,
+            written_term=segments.written_term,
+            written_offset=segments.written_offset,
+            runs=list(segments.runs),
+            last_index=durable.last_index,
+            last_term=durable.last_term,
+            term=durable.hard_state.term,
+            vote=durable.hard_state.vote,
+            configurations=configurations,
+            first_index=first,
+            start_offset=durable.start_offset,
+            needs_state=durable.needs_state,
+            quarantined=durable.quarantined,
+            applied=None if applied is None else (applied.index, applied.data),
+        )
