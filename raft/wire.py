@@ -39,6 +39,7 @@ _TAG_MESSAGES = b"\x32"
 _TAG_ENTRIES = b"\x3a"
 _TAG_NEWS = b"\x42"
 _TAG_PAYLOAD = b"\x7a"
+_PREFIX_TAGS = (_TAG_CLUSTER, _TAG_SENDER, _TAG_INCARNATION, _TAG_BEAT, _TAG_CRC)
 
 _TYPES: list[MessageType | None] = [None] * 256
 for _type in MessageType:
@@ -153,11 +154,10 @@ def encode_batch(envelope: Envelope, batch: Batch, out: list[Buffer] | None = No
 
 def decode_batch(data: memoryview) -> tuple[Envelope, Batch]:
     """Read one transport message. Payloads are slices of `data`, which must not change afterwards. WireError on anything malformed."""
-    cluster_id, sender, incarnation, beat, crc, messages, table, news, payload = _walk(data)
-    if len(cluster_id) != 16:
-        raise WireError(f"the cluster id has {len(cluster_id)} bytes instead of 16")
-    envelope = Envelope(bytes(cluster_id), sender, incarnation)
-    found = crc32c(_CHECKED.pack(envelope.cluster_id, sender, incarnation, beat))
+    envelope, beat, crc, messages, table, news, payload = _walk(data)
+    if len(envelope.cluster_id) != 16:
+        raise WireError(f"the cluster id has {len(envelope.cluster_id)} bytes instead of 16")
+    found = crc32c(_CHECKED.pack(*envelope, beat))
     if crc32c(news, crc32c(table, crc32c(messages, found))) != crc:
         raise WireError("the headers of the message do not match their checksum")
     if len(messages) % _MESSAGE.size or len(table) % _ENTRY.size:
@@ -248,12 +248,17 @@ def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
     raise WireError("a number that does not end")
 
 
-def _walk(data: memoryview) -> tuple[memoryview, int, int, int, int, memoryview, memoryview, memoryview, memoryview]:
+def _walk(data: memoryview) -> tuple[Envelope, int, int, memoryview, memoryview, memoryview, memoryview]:
     """Find the fields: any order, the last of a kind counts, missing ones are zero, unknown ones are skipped, as protobuf demands of a reader."""
-    empty = data[:0]
-    blocks = {1: empty, 6: empty, 7: empty, 8: empty, 15: empty}
-    numbers = {2: 0, 3: 0, 4: 0, 5: 0}
+    cluster_id: bytes | memoryview = b""
+    numbers = [0, 0, 0, 0, 0, 0]
+    messages = table = news = payload = data[:0]
     position, end = 0, len(data)
+    if end >= _PREFIX.size:
+        row = _PREFIX.unpack_from(data)
+        if row[::2] == _PREFIX_TAGS:  # as encode_batch writes it
+            _, cluster_id, _, numbers[2], _, numbers[3], _, numbers[4], _, numbers[5] = row
+            position = _PREFIX.size
     while position < end:
         tag = data[position]
         position += 1
@@ -264,14 +269,23 @@ def _walk(data: memoryview) -> tuple[memoryview, int, int, int, int, memoryview,
             size, position = _read_varint(data, position, end)
             if size > end - position:
                 raise WireError(f"field {field} claims {size} bytes, {end - position} are left")
-            if field in blocks:
-                blocks[field] = data[position : position + size]
+            block = data[position : position + size]
             position += size
+            if field == 6:
+                messages = block
+            elif field == 7:
+                table = block
+            elif field == 8:
+                news = block
+            elif field == 15:
+                payload = block
+            elif field == 1:
+                cluster_id = block
         elif wire_type == 1 or wire_type == 5:
             width = 8 if wire_type == 1 else 4
             if width > end - position:
                 raise WireError(f"field {field} is cut short")
-            if field in numbers:
+            if 2 <= field <= 5:
                 if (width == 8) != (field == 3 or field == 4):
                     raise WireError(f"field {field} has the wrong type")
                 numbers[field] = int.from_bytes(data[position : position + width], "little")
@@ -282,4 +296,4 @@ def _walk(data: memoryview) -> tuple[memoryview, int, int, int, int, memoryview,
             raise WireError(f"field {field} has the wire type {wire_type}")
         if not field:
             raise WireError("a field without a number")
-    return blocks[1], numbers[2], numbers[3], numbers[4], numbers[5], blocks[6], blocks[7], blocks[8], blocks[15]
+    return Envelope(bytes(cluster_id), numbers[2], numbers[3]), numbers[4], numbers[5], messages, table, news, payload

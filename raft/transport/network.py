@@ -34,13 +34,14 @@ logger = logging.getLogger("chronik_raft")
 class GrpcNetwork:
     """Order of use: construct, `serve` methods, `start` (binds, and answers calls), `attach` (sessions may open now), `set_peers`, …, `stop`.
 
-    Peers are dialled when the node is attached and has a cluster id. Must be constructed inside the running loop.
+    Peers are dialled when the node is attached and has a cluster id.
     """
 
     __slots__ = (
         "_call_client",
         "_call_server",
         "_config",
+        "_ending",
         "_introspection",
         "_links",
         "_peers",
@@ -54,13 +55,14 @@ class GrpcNetwork:
     )
 
     def __init__(self, identity: Identity, config: NetworkConfig, rng: Random, fatal: Callable[[BaseException], None]) -> None:
-        """`fatal` is called once with an error that must stop the worker. `rng` spreads the reconnect attempts."""
+        """`fatal` is called with errors that must stop the worker. `rng` spreads the reconnect attempts."""
         self.port = 0
         self._config = config
         self._rng = rng
         self._registry = Registry(identity, fatal)
         self._peers: dict[int, str] = {}
         self._links: dict[int, list[asyncio.Task[None]]] = {}
+        self._ending: dict[int, list[asyncio.Task[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._snapshots = SnapshotService(self._registry, config)
         self._unary = UnaryServices(self._registry)
@@ -149,7 +151,9 @@ class GrpcNetwork:
         wanted = {peer: address for peer, address in peers.items() if peer != self._registry.identity.node_id and peer not in removed}
         for peer, address in self._peers.items():
             if wanted.get(peer) != address:
-                for task in self._links.pop(peer, ()):
+                links = self._links.pop(peer, [])
+                self._ending[peer] = [task for task in self._ending.get(peer, []) if not task.done()] + links
+                for task in links:
                     task.cancel()
         self._peers = wanted
         self._registry.removed = removed
@@ -206,8 +210,9 @@ class GrpcNetwork:
             return
         for peer, address in self._peers.items():
             if peer not in self._links:
+                earlier = [task for task in self._ending.pop(peer, []) if not task.done()]
                 links = (PeerLink(registry, self._config, self._rng, peer, lane, address) for lane in Lane)
-                self._links[peer] = [self._spawn(link.run(), f"link to node {peer}") for link in links]
+                self._links[peer] = [self._spawn(_run_after(earlier, link), f"link to node {peer}") for link in links]
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -220,6 +225,13 @@ class GrpcNetwork:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._registry.fatal(error)
+
+
+async def _run_after(earlier: Sequence[asyncio.Task[None]], link: PeerLink) -> None:
+    """The handler hears the loss of the sessions with a peer's former address before the first one with its new address opens."""
+    if earlier:
+        await asyncio.wait(earlier)
+    await link.run()
 
 
 def _check_bindable(host: str, port: int) -> None:

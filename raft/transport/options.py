@@ -115,6 +115,7 @@ def server_options(config: NetworkConfig) -> list[tuple[str, Any]]:
     """Arguments of the server. Without SO_REUSEPORT a second process on the port is refused instead of sharing the connections at random."""
     return [
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", 2048),
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 100),
         *_common_options(config),

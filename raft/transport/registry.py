@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
 from raft.api import NetworkHandler
 from raft.transport.options import Identity
@@ -17,12 +16,6 @@ from raft.transport.session import Session
 logger = logging.getLogger("chronik_raft")
 
 _DIRECTION = {True: "to", False: "from"}
-
-
-class Fatal(Protocol):
-    """Called with what must never happen; the worker stops."""
-
-    def __call__(self, error: BaseException) -> None: ...
 
 
 class Registry:

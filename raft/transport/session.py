@@ -92,6 +92,8 @@ class Session:
                 return str(error)
             if data is grpc.aio.EOF:  # type: ignore[attr-defined]
                 return "closed by the peer"
+            if self._ended.done():
+                return "closed"  # nothing of an ended session may be heard: another one may have taken its place
             try:
                 deliver(memoryview(data))
             except WireError as error:

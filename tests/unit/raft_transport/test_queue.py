@@ -61,6 +61,24 @@ async def test_a_message_larger_than_the_limit_travels_alone() -> None:
     assert not session.offer([b"x"])
 
 
+async def test_nothing_is_delivered_after_the_end() -> None:
+    """A message that was read when another session took the place of this one belongs to nobody."""
+    pipe, session = Pipe(), Session(2, Lane.DATA, False, 1, 1000)
+    arrived: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    delivered: list[bytes] = []
+
+    async def read() -> bytes:
+        return await arrived
+
+    run = asyncio.create_task(session.run(read, pipe.write, lambda data: delivered.append(bytes(data))))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    arrived.set_result(b"late")
+    session.end("replaced")
+    assert await run in ("replaced", "closed")
+    assert delivered == []
+
+
 async def test_a_broken_call_ends_the_session_with_its_reason() -> None:
     pipe, session = Pipe(), Session(2, Lane.DATA, True, 1, 1000)
     pipe.error = grpc.aio.UsageError("RPC is done")

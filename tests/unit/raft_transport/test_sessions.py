@@ -254,6 +254,8 @@ async def test_the_address_of_a_peer_may_change(make_node: MakeNode) -> None:
     one.network.set_peers({})
     await until(lambda: len(one.recorder.lost(2, True)) == 4, "the end of the sessions of a peer that was taken out")
     assert not two.recorder.requests
+    for lane in Lane:
+        assert [event[0] for event in one.recorder.events if event[2] is lane and event[3] is True][:4] == ["open", "lost", "open", "lost"]
 
 
 async def test_a_malformed_message_closes_the_session_and_the_worker_lives(make_node: MakeNode) -> None:
