@@ -50,12 +50,7 @@ _NETWORK = (
     _dynamic("num.io.threads", _T.INT, "8", "In Kafka, threads for requests. One loop serves them all here.", _POSITIVE),
     _dynamic("background.threads", _T.INT, "10", "In Kafka, threads for background work.", _POSITIVE),
     _static(
-        "queued.max.requests",
-        _T.INT,
-        "500",
-        "Requests of one connection that may wait for their answer before it is read from no more.",
-        _POSITIVE,
-        acts=True,
+        "queued.max.requests", _T.INT, "500", "Requests of one connection that may wait for their answer before it is read from no more.", _POSITIVE
     ),
     _static(
         "queued.max.request.bytes",
@@ -63,7 +58,6 @@ _NETWORK = (
         "-1",
         "Bytes of requests in work before connections are read from no more; -1 = a limit is derived.",
         Range(-1),
-        acts=True,
     ),
     _static("socket.send.buffer.bytes", _T.INT, "102400", "Send buffer of a connection's socket; -1 = the system's.", Range(-1)),
     _static("socket.receive.buffer.bytes", _T.INT, "102400", "Receive buffer of a connection's socket; -1 = the system's.", Range(-1)),
@@ -128,8 +122,17 @@ _LOG = (
     _dynamic(
         "log.message.timestamp.type", _T.STRING, "CreateTime", "Default of message.timestamp.type of topics.", Choices(TIMESTAMP_TYPES), acts=True
     ),
-    _dynamic("log.message.timestamp.before.max.ms", _T.LONG, str(LONG_MAX), "Default of message.timestamp.before.max.ms of topics.", _NOT_NEGATIVE),
-    _dynamic("log.message.timestamp.after.max.ms", _T.LONG, "3600000", "Default of message.timestamp.after.max.ms of topics.", _NOT_NEGATIVE),
+    _dynamic(
+        "log.message.timestamp.before.max.ms",
+        _T.LONG,
+        str(LONG_MAX),
+        "Default of message.timestamp.before.max.ms of topics.",
+        _NOT_NEGATIVE,
+        acts=True,
+    ),
+    _dynamic(
+        "log.message.timestamp.after.max.ms", _T.LONG, "3600000", "Default of message.timestamp.after.max.ms of topics.", _NOT_NEGATIVE, acts=True
+    ),
     _dynamic("log.local.retention.bytes", _T.LONG, "-2", "Default of local.retention.bytes of topics.", Range(-2)),
     _dynamic("log.local.retention.ms", _T.LONG, "-2", "Default of local.retention.ms of topics.", Range(-2)),
     _static("log.cleaner.enable", _T.BOOLEAN, "true", "Compact the topics that ask for it."),
@@ -173,7 +176,7 @@ _REPLICATION = (
 _FETCH_AND_PRODUCERS = (
     _static("fetch.max.bytes", _T.INT, "57671680", "Largest answer to a fetch, in bytes.", Range(1024), acts=True),
     _static("max.incremental.fetch.session.cache.slots", _T.INT, "1000", "Fetch sessions kept at one time (KIP-227).", _NOT_NEGATIVE, acts=True),
-    _static("max.request.partition.size.limit", _T.INT, "2000", "Partitions in one answer of DescribeTopicPartitions.", _POSITIVE, acts=True),
+    _static("max.request.partition.size.limit", _T.INT, "2000", "Partitions in one answer of DescribeTopicPartitions.", _POSITIVE),
     _dynamic(
         "producer.id.expiration.ms", _T.INT, "86400000", "A producer that has written nothing for this long is forgotten.", _POSITIVE, acts=True
     ),

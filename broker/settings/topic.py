@@ -136,6 +136,7 @@ _DEFINITIONS = (
         "How far in the future a record's CreateTime may be before the record is refused.",
         _NOT_NEGATIVE,
         ("log.message.timestamp.after.max.ms",),
+        acts=True,
     ),
     _topic(
         "message.timestamp.before.max.ms",
@@ -144,6 +145,7 @@ _DEFINITIONS = (
         "How far in the past a record's CreateTime may be before the record is refused.",
         _NOT_NEGATIVE,
         ("log.message.timestamp.before.max.ms",),
+        acts=True,
     ),
     _topic(
         "message.timestamp.type",

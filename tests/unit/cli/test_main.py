@@ -63,8 +63,7 @@ def test_a_plain_start_is_parsed_as_the_full_parser_does(monkeypatch, capsys, tm
     for flag, key in START_FLAGS.items():
         arguments += [flag, {"log": "debug", "log_format": "json"}.get(key, values["int"] if "port" in flag or "id" in flag else values["text"])]
     arguments[arguments.index("--admin-port") + 1] = "8"
-    config, flags = plain_start(arguments)
-    assert config == str(path)
+    assert plain_start(arguments)[0] == str(path)
     seen = []
     monkeypatch.setattr(start_module, "run", lambda settings: seen.append(settings) or Exit.OK)
     assert run_main(arguments, capsys)[0] == 0
