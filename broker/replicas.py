@@ -101,8 +101,9 @@ class Replicas:
                 self._on_partition(topic, image)
             if before is not None and before.configs != topic.configs:
                 self._configure(topic)
-        for topic_id in new.deletions:
-            self._delete_topic(topic_id, self.node in new.deletions[topic_id].waiting)
+        if old.deleting is not new.deleting:
+            for topic_id, deletion in new.deleting.items():
+                self._delete_topic(topic_id, self.node in deletion.pending)
 
     def _on_partition(self, topic: TopicImage, image: PartitionImage) -> None:
         group = self.groups.get(image.group_id)

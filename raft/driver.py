@@ -15,7 +15,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple, Protocol
 
-from raft.api import Clock, Disk, Lane, Network, ReadJob, StateMachine
+from raft.api import Clock, Disk, Lane, Network, StateMachine
 from raft.core.core import CoreLimits, RaftCore, Role
 from raft.core.message import Message, MessageType, node_of
 from raft.elections import Elections
@@ -23,7 +23,7 @@ from raft.group import RaftGroup
 from raft.liveness import NEVER, Peer, Timing, quorum_contact_ms
 from raft.post import Post
 from raft.wire import Batch, Envelope, LeaderNews, WireError, decode_batch
-from wal.api import GroupLog, Job, WalStore
+from wal.api import GroupLog, Job, ReadJob, WalStore
 from wal.entry import Entry, GroupId
 from wal.errors import DiskFullError
 
@@ -295,7 +295,10 @@ class Driver:
         for group, message in waiting:
             if self.groups.get(group.group_id) is not group or not group.core.still_true(message):
                 continue
-            if complete or (message.type == MessageType.APPEND_RESPONSE and not message.reject and message.index <= group.log.flushed_index):
+            if complete and message.receiver == group.core.replica:
+                group.core.step(message, False)  # to itself: so the core learns that its own vote is durable
+                self.touch(group)
+            elif complete or (message.type == MessageType.APPEND_RESPONSE and not message.reject and message.index <= group.log.flushed_index):
                 self.post.route(group, message)
             else:
                 self._after_flush.append((group, message))

@@ -155,8 +155,7 @@ class Elections:
             return
         log.info("%s: Election timeout reached", group.name)
         core.campaign()
-        if core.role != Role.LEADER:
-            self.arm(group)
+        self.arm(group)
         self.driver.touch(group)
 
     # -- leading --------------------------------------------------------------------------------------------------

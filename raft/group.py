@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from raft.api import ReadJob, ReplicaStatus, StateMachine
+from raft.api import ReplicaStatus, StateMachine
 from raft.core.core import RaftCore, Role
 from raft.core.message import node_of
 from raft.liveness import NEVER, quorum_contact_ms
-from wal.api import GroupLog
+from wal.api import GroupLog, ReadJob
 from wal.entry import Entry, GroupId
 from wal.errors import check
 
@@ -154,6 +154,11 @@ class RaftGroup:
         self.abandon_membership_change()
         self._membership_done = (self.log.last_index, done)
         self.driver.touch(self)
+
+    @property
+    def changing_membership(self) -> bool:
+        """Whether a change that was asked for here is not committed yet."""
+        return self._membership_done is not None
 
     def abandon_membership_change(self) -> None:
         if self._membership_done is not None:
