@@ -110,7 +110,8 @@ def explain(error: BaseException) -> StartError | None:
             case InvariantError():
                 return None
             case OSError(errno=errno.EADDRINUSE):
-                return StartError(Exit.PORT_IN_USE, f"{leaf.strerror}; stop what listens there or choose other ports")
+                text = leaf.strerror or "A port is already in use"
+                return StartError(Exit.PORT_IN_USE, text if "--" in text else f"{text}; stop what listens there or choose another port")
             case OSError(errno=errno.ENOSPC):
                 return StartError(Exit.DISK, "The disk is full; make room and start again")
             case PermissionError():
