@@ -54,12 +54,17 @@ class PendingOperation:
 
 
 class _Flight:
-    """The one entry that is proposed and not applied: its operations with their results, and whether each one needs the entry."""
+    """The one entry that is proposed and not applied: its operations with their results, and whether each one needs the entry.
 
-    __slots__ = ("operations", "payload_crc")
+    `index` is the one that it has if the group took it. A group may refuse an entry (while it hands over its leadership, say) and go on leading in
+    the same term: then its log never has this entry there, which is how the machine finds out.
+    """
 
-    def __init__(self, operations: list[tuple[PendingOperation, OperationResult, bool]], payload_crc: int) -> None:
+    __slots__ = ("index", "operations", "payload_crc")
+
+    def __init__(self, operations: list[tuple[PendingOperation, OperationResult, bool]], index: int, payload_crc: int) -> None:
         self.operations = operations
+        self.index = index
         self.payload_crc = payload_crc
 
 
@@ -133,7 +138,8 @@ class MetadataMachine:
             self._group.mark_dirty()
 
     def collect(self, max_bytes: int) -> Proposal | None:
-        if not self.serving or self._flight is not None or not self._queue:
+        self._maybe_take_back()
+        if not self.serving or self._group is None or self._flight is not None or not self._queue:
             return None
         draft = Draft(self.image, self._policy)
         operations: list[tuple[PendingOperation, OperationResult, bool]] = []
@@ -160,7 +166,10 @@ class MetadataMachine:
             encoded += added
             size += added_size
         if encoded:
-            return self._propose(encoded, operations)
+            payload = join_records(encoded)
+            crc = crc32c(payload)
+            self._flight = _Flight(operations, self._group.log.last_index + 1, crc)
+            return Proposal(EntryKind.DATA, (payload,), len(payload), crc, len(encoded))
         self._answer_unchanged(operations)
         return None
 
@@ -173,8 +182,6 @@ class MetadataMachine:
         except KafkaError as error:
             draft.rollback(mark)
             return OperationResult.of(error)
-        except InvariantError:
-            raise
         except Exception:
             # Nothing is decided yet: one bad request must not stop the controller, and then the next one when it is repeated there.
             logger.exception("operation on __meta failed: %s", type(operation.body).__name__)
@@ -184,11 +191,13 @@ class MetadataMachine:
             draft.add(OperationApplied(operation.request_id, msgspec.msgpack.encode(result)))
         return result
 
-    def _propose(self, encoded: list[bytes], operations: list[tuple[PendingOperation, OperationResult, bool]]) -> Proposal:
-        payload = join_records(encoded)
-        crc = crc32c(payload)
-        self._flight = _Flight(operations, crc)
-        return Proposal(EntryKind.DATA, (payload,), len(payload), crc, len(encoded))
+    def _maybe_take_back(self) -> None:
+        """Queue the operations in flight again when the group has refused their entry: nothing of them has happened."""
+        flight = self._flight
+        if flight is None or self._group is None or max(self._group.log.last_index, self.applied_index) >= flight.index:
+            return
+        self._flight = None
+        self._queue.extendleft(operation for operation, _, _ in reversed(flight.operations))
 
     def _answer_unchanged(self, operations: list[tuple[PendingOperation, OperationResult, bool]]) -> None:
         """Nothing to commit: the answers rest on the applied image, which is the newest only while nobody else can lead."""
@@ -201,22 +210,25 @@ class MetadataMachine:
         builder: ImageBuilder | None = None
         version = old.version
         landed: _Flight | None = None
+        taken = False
         for entry in entries:
             check(entry.index == self.applied_index + 1, f"__meta: entry {entry.index} applied after {self.applied_index}")
             self.applied_index = entry.index
+            if self._flight is not None and entry.index == self._flight.index:
+                landed, self._flight = self._flight, None
+                taken = entry.kind == EntryKind.DATA and entry.payload_crc == landed.payload_crc
             if entry.kind != EntryKind.DATA:
                 continue
             builder = builder or ImageBuilder(old)
             for record in decode_records(entry.payload()):
                 builder.apply(record)
             version = entry.index
-            if self._flight is not None and self._flight.payload_crc == entry.payload_crc:
-                landed, self._flight = self._flight, None
         if builder is not None:
             self._replace(builder.image(version))
         if landed is not None:
             for operation, result, _ in landed.operations:
-                operation.done(result, version)
+                # Another entry of our own term in its place: the group refused it, and nothing of it has happened.
+                operation.done(result if taken else _NOT_CONTROLLER, version)
         self._maybe_continue()
 
     def _maybe_continue(self) -> None:
@@ -254,7 +266,10 @@ class MetadataMachine:
         """Nothing here depends on what is durable on this node alone."""
 
     def on_progress(self) -> None:
-        """Nothing here depends on how far followers are: the reconciler looks for itself."""
+        """How far followers are is the reconciler's matter. The group is alive, so this is a moment to propose again what it had refused."""
+        if self._flight is not None:
+            self._maybe_take_back()
+            self._maybe_continue()
 
     def restore(self, state: AppliedState | None) -> int:
         if state is None:

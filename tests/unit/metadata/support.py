@@ -34,10 +34,15 @@ def image_of(*records: object, version: int = 1) -> MetadataImage:
     return builder.image(version)
 
 
+class FakeLog:
+    last_index = 0
+
+
 class FakeGroup:
     def __init__(self) -> None:
         self.dirty = 0
         self.lease = True
+        self.log = FakeLog()
 
     def mark_dirty(self) -> None:
         self.dirty += 1
@@ -66,6 +71,7 @@ class Replica:
     def _commit(self, kind: int, chunks: Sequence[bytes], size: int, crc: int, count: int) -> None:
         entry = Entry(1, self.machine.applied_index + 1, kind, chunks, size, crc, 0, count)
         self.log.append(entry)
+        self.group.log.last_index = entry.index
         self.machine.apply([entry])
 
     def propose(self) -> Callable[[], None] | None:
@@ -73,6 +79,7 @@ class Replica:
         proposal = self.machine.collect(MAX_BYTES)
         if proposal is None:
             return None
+        self.group.log.last_index += 1
         return lambda: self._commit(proposal.kind, proposal.chunks, proposal.size, proposal.payload_crc, proposal.record_count)  # type: ignore[arg-type]
 
     def settle(self) -> None:

@@ -227,3 +227,25 @@ def test_unknown_field_is_skipped_and_missing_one_has_its_default() -> None:
     payload += msgspec.msgpack.encode({"type": "BrokerRegistered", "node_id": 1, "host": "h", "port": 1, "raft_address": "a", "colour": [1]})
     (record,) = decode_records(payload)
     assert record.generation == 0  # type: ignore[union-attr]
+
+
+def test_entry_that_the_group_refused_is_proposed_again() -> None:
+    """A group that hands over its leadership takes no entry, and may go on leading when that fails."""
+    replica = leading()
+    answers = [replica.submit(create("a", 1)), replica.submit(create("b", 2))]
+    assert replica.machine.collect(MAX_BYTES) is not None  # refused: the log does not get it
+    dirty = replica.group.dirty
+    replica.machine.on_progress()
+    assert replica.group.dirty == dirty + 1
+    answers.append(replica.submit(create("a", 3)))
+    replica.settle()
+    assert [answer[0][0].items[0].error for answer in answers] == [0, 0, ErrorCode.TOPIC_ALREADY_EXISTS]
+
+
+def test_entry_whose_place_another_one_took_did_not_happen() -> None:
+    replica = leading()
+    answers = replica.submit(create("a", 1))
+    assert replica.machine.collect(MAX_BYTES) is not None
+    replica.commit_noop()  # a configuration entry, say
+    assert answers[0][0].error == ErrorCode.NOT_CONTROLLER
+    assert replica.run(create("a", 2)).items[0].error == 0
