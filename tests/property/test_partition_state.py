@@ -89,6 +89,7 @@ def test_offsets_are_dense_and_the_same_for_every_reader(steps: list[tuple[str, 
             assert header[0] == offset
             offset += header[3] + 1
     assert partition.high_watermark == partition.log_end_offset == offset
+    assert 0 <= partition.log_start_offset <= offset
     if partition.log_start_offset < offset:
         data = b"".join(leader.read(partition.log_start_offset).chunks)
         got = [r.offset for r in read_batches(data)]
