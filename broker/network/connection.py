@@ -23,6 +23,7 @@ _SIZE = struct.Struct(">i")
 _SMALLEST_FRAME = 8  # key, version, correlation id
 _JOIN_BYTES = 32 * 1024
 _FIRST_FRAME_BYTES = 16 * 1024
+CLOSE_SWEEPS = 2  # that a closing connection may take to hand over its last bytes
 _PRODUCE_PREFIX = b"\x00\x00"
 
 # Why the handing over of frames is suspended; a set of flags.
@@ -78,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_close_sweeps",
         "_closed",
         "_filled",
         "_frame",
@@ -122,6 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         self._in_received = False
         self._reading = True
         self._closed = False
+        self._close_sweeps = -1  # sweeps since close was asked for
         self.slots: deque[Request] = deque()
         self.in_flight_bytes = 0
         self.blocked = 0
@@ -182,8 +185,9 @@ class Connection(asyncio.BufferedProtocol):
         return self._reading
 
     def close(self) -> None:
-        """Close after what is already written; unanswered requests are given up."""
+        """Close after what is already written; unanswered requests are given up. A client that does not take it is cut off by the sweep."""
         self.blocked |= BLOCKED_CLOSING
+        self._close_sweeps = max(self._close_sweeps, 0)
         if self._transport is not None:
             self._flush()
             self._transport.close()
@@ -322,6 +326,8 @@ class Connection(asyncio.BufferedProtocol):
                 if first.close_after:
                     self.close()
                     return
+            if self._out_bytes >= self._owner.limits.write_high_water_bytes:
+                self._flush()  # so that a client that does not read blocks the very next of its requests
         blocked = self.blocked
         if blocked:
             limits = self._owner.limits
@@ -413,6 +419,11 @@ class Connection(asyncio.BufferedProtocol):
     def sweep(self, now_ms: int) -> None:
         """Called every few seconds: close a connection that is idle, or whose half-sent frame comes too slowly."""
         limits = self._owner.limits
+        if self._close_sweeps >= 0:
+            self._close_sweeps += 1
+            if self._close_sweeps > CLOSE_SWEEPS and self._transport is not None:
+                self._transport.abort()
+            return
         if self.active or self.slots:
             self.active = False
             self.last_active_ms = now_ms

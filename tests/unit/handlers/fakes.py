@@ -1,4 +1,4 @@
-"""A broker in memory for the tests of connections and handlers: a clock moved by hand, partitions of plain lists, a transport that keeps what is written."""
+"""A broker in memory for these tests: a clock moved by hand, partitions of plain lists, a transport that keeps what is written."""
 
 from __future__ import annotations
 
@@ -153,7 +153,9 @@ class FakePartition:
         if waiter in self.waiters:
             self.waiters.remove(waiter)
 
-    def list_offset(self, timestamp_ms: int, current_leader_epoch: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]) -> None:
+    def list_offset(
+        self, timestamp_ms: int, current_leader_epoch: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]
+    ) -> None:
         if not self.leads:
             done(ErrorCode.NOT_LEADER_OR_FOLLOWER, -1, -1, -1)
         elif timestamp_ms == -1:
@@ -293,6 +295,7 @@ class MemoryTransport(asyncio.Transport):
         self.writes = 0
         self.closing = False
         self.paused = False
+        self.aborted = False
         self.protocol: Connection | None = None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -318,6 +321,9 @@ class MemoryTransport(asyncio.Transport):
 
     def close(self) -> None:
         self.closing = True
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
 
 
 class Client:

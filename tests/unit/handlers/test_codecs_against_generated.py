@@ -69,7 +69,7 @@ def test_produce_request_truncated_or_changed(request_: gp.ProduceRequest, versi
 def _same_verdict(ours: object, oracle: object, raw: bytes, version: int, skips_tags: bool = False) -> None:
     """Both take the bytes and stop at the same place, or both call them malformed.
 
-    `skips_tags`: ours does not look into tagged fields that the oracle knows, and so may take what the oracle refuses; nothing but ProtocolError even then.
+    `skips_tags`: ours does not look into tagged fields that the oracle knows, and so may take what it refuses; nothing but ProtocolError even then.
     """
     buffer = memoryview(bytearray(raw))
     try:
@@ -103,7 +103,12 @@ PRODUCED = st.builds(ProducedPartition, I32, st.integers(-1, 120), I64, I64, I64
 @given(st.data(), st.integers(3, 13), ENDPOINTS, I32)
 def test_produce_response(data: st.DataObject, version: int, endpoints: list[Endpoint], throttle: int) -> None:
     key = ID if version >= 13 else NAME
-    topics = data.draw(st.one_of(small_lists(st.tuples(key, small_lists(PRODUCED))), st.lists(st.tuples(key, st.lists(PRODUCED, min_size=1, max_size=1)), min_size=1, max_size=1)))
+    topics = data.draw(
+        st.one_of(
+            small_lists(st.tuples(key, small_lists(PRODUCED))),
+            st.lists(st.tuples(key, st.lists(PRODUCED, min_size=1, max_size=1)), min_size=1, max_size=1),
+        )
+    )
     raw = encode_produce_response(version, topics, endpoints, throttle)
     got, end = gp.ProduceResponse.decode(raw, 0, version)
     assert end == len(raw)
