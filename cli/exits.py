@@ -104,7 +104,7 @@ def explain(error: BaseException) -> StartError | None:
             case DataDirectoryError():
                 return StartError(Exit.DATA_DIRECTORY, str(leaf))
             case DamageError():
-                return StartError(Exit.DAMAGE, f"{leaf}; look at it with: chronik-server debug wal-verify --path DATA_DIR/wal")
+                return StartError(Exit.DAMAGE, f"{leaf}; look at it with: chronik-server debug wal-verify --path DATA_DIR")
             case FlushError():
                 return StartError(Exit.DISK, f"{leaf}; nothing more is acknowledged. Check the disk and the system log before starting again")
             case InvariantError():
