@@ -92,7 +92,9 @@ def test_retries_become_rare_but_never_stop() -> None:
     assert progress.retry_due()
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["sent", "ack", "probe", "replicate", "snapshot", "reset"]), st.integers(0, 12), st.integers(0, 50)), max_size=40)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["sent", "ack", "probe", "replicate", "snapshot", "reset"]), st.integers(0, 12), st.integers(0, 50)), max_size=40
+)
 
 
 @settings(max_examples=500, deadline=None)
