@@ -188,7 +188,7 @@ class GroupLog:
         truncate_runs(self._runs, index)
         while self.configurations and self.configurations[-1][0] >= index:
             self.configurations.pop()
-        self.last_term = self.term(index - 1) or 0
+        self.last_term = self._run_term(index - 1)
         self.flushed_index = min(self.flushed_index, index - 1)
         self.flight_index = min(self.flight_index, index - 1)
         self.staged = [item for item in self.staged if item_index(item) < index]
@@ -255,8 +255,7 @@ class GroupLog:
             return self.last_term
         if index > self.last_index or index < self.first_index - 1:
             return None
-        at = bisect_right(self._runs, index, key=_first_index_of)
-        return self._runs[at - 1][0] if at else 0
+        return self._run_term(index)
 
     def term_runs(self) -> Sequence[tuple[int, int, int]]:
         return self._runs
@@ -379,6 +378,10 @@ class GroupLog:
         self.writable_bytes = 0
         self.flushed_index = max(self.flushed_index, self.writable_index)
         self.advance_writable()
+
+    def _run_term(self, index: int) -> int:
+        at = bisect_right(self._runs, index, key=_first_index_of)
+        return self._runs[at - 1][0] if at else 0
 
     def _memory_first(self) -> int:
         return self.last_index + 1 - len(self._entries)

@@ -376,7 +376,7 @@ class Replay:
             self._create(name, payload)
             return
         if group is None:
-            if not late:
+            if not late or kind == FrameKind.GROUP_DELETED:
                 return
             group = self._placeholder(name, "frames of a group whose creation is lost")
         if kind == FrameKind.ENTRY:
@@ -424,4 +424,7 @@ class Replay:
         topic, configuration = unpack_created(payload)
         group = RecoveredGroup(name, topic, DurableLog())
         group.durable.configurations = [(0, configuration)]
+        before = self.groups.get(name)
+        if before is not None:
+            group.broken = group.vote_unknown = before.vote_unknown or "created twice"
         self.groups[name] = group

@@ -36,6 +36,15 @@ def no_timestamps(_: object) -> int:
     return -1
 
 
+def is_creation(item: Item) -> bool:
+    return type(item) is Control and item.kind == FrameKind.GROUP_CREATED
+
+
+def created_bytes(log: GroupLog) -> int:
+    """Bytes of the group_created frame that is staged, 0 when none is."""
+    return HEADER_BYTES + log.staged[0].size if log.staged and is_creation(log.staged[0]) else 0
+
+
 class WalStore:
     """See `wal.api.WalStore`.
 
@@ -271,10 +280,10 @@ class WalStore:
         settings = self.settings
         room -= BLOCK_HEADER_BYTES
         entry_room = min(entry_room - BLOCK_HEADER_BYTES, settings.flush_bytes_max)
-        length = HEADER_BYTES * sum(log.hard_state_staged for log in self._dirty)
+        length = sum(HEADER_BYTES + created_bytes(log) for log in self._dirty if log.hard_state_staged)
         if length > room:
             return [], 0, 0
-        count = length // HEADER_BYTES
+        count = 0
         entries_left = settings.flush_entries_max
         batches: list[Batch] = []
         rest: list[GroupLog] = []
@@ -297,10 +306,12 @@ class WalStore:
                     last = item
                     if item.kind == EntryKind.CONFIGURATION:
                         slow = True
-                else:
+                elif taken or not log.hard_state_staged or not is_creation(item):
                     if length + size > room:
                         break
                     slow = True
+                else:
+                    size = 0  # counted above: a group's creation never comes behind its first hard state
                 length += size
                 taken += 1
             items: list[Item]
@@ -313,10 +324,8 @@ class WalStore:
             if log.hard_state_staged:
                 log.hard_state_staged = False
                 state = Control(FrameKind.HARD_STATE, log.hard_state.term, log.hard_state.vote)
-                at = 1 if items and type(items[0]) is Control and items[0].kind == FrameKind.GROUP_CREATED else 0
-                items.insert(at, state)
+                items.insert(1 if items and is_creation(items[0]) else 0, state)
                 taken += 1
-                count -= 1
             count += taken
             if items:
                 batches.append(Batch(log, log.epoch, items, first, last, slow))
