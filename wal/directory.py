@@ -108,6 +108,19 @@ def _check_format(fs: FileSystem, directory: str) -> int:
     return int(salt)
 
 
+def read_salt(fs: FileSystem, directory: str) -> int:
+    """The salt of a directory's journal blocks, 0 when the format file can not be read."""
+    path = f"{directory}/format"
+    if not fs.exists(path):
+        return 0
+    file = fs.open(path)
+    try:
+        data = file.pread(_FORMAT.size, 0)
+    finally:
+        file.close()
+    return int(_FORMAT.unpack(data)[4]) if len(data) == _FORMAT.size and data[:8] == FORMAT_MAGIC else 0
+
+
 def _make_directory(fs: FileSystem, directory: str, path: str) -> int:
     if fs.exists(f"{directory}/meta.properties"):
         raise DataDirectoryError(f"{directory} belongs to Apache Kafka (meta.properties is there): choose another data directory")

@@ -372,6 +372,19 @@ def _read_index(fs: FileSystem, path: str, end_position: int) -> list[PieceRecor
     return records if expected == end_position else None
 
 
+def check_index(fs: FileSystem, path: str) -> str:
+    """Why the records of the sidecar `path` can not be used, "" when they can."""
+    end = BLOCK_BYTES
+    file = fs.open(path)
+    try:
+        data = file.pread(file.size(), 0)
+    finally:
+        file.close()
+    for at in range(INDEX_HEADER_BYTES, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
+        end += _RECORD.unpack_from(data, at)[5]
+    return "" if _read_index(fs, path, end) is not None else "the sparse index is damaged"
+
+
 def rebuild_index(fs: FileSystem, path: str, group: GroupKey, end_position: int, describe: Describe) -> PieceIndex:
     """Scan a segment and make its index again: a piece begins behind each pad frame and wherever a frame begins on a block boundary."""
     records: list[PieceRecord] = []
