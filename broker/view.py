@@ -77,7 +77,7 @@ class NodeView:
         if node.stage != "ready":
             found.append(_STAGE_TEXT.get(node.stage, node.stage))
             found.extend(node.reasons)
-        elif self.leader_id() == 0:
+        if node.stage in ("ready", "catching_up") and self.leader_id() == 0:
             found.append("no leader is known: a majority of the voters must run and reach each other")
         if node.store is not None:
             if node.store.disk_full:
@@ -108,10 +108,10 @@ class NodeView:
         node, meta = self._node, self.meta
         if node.stage in ("not_initialized", "joining", "stopping") or meta is None:
             return 503, {"status": "not_initialized", "stage": node.stage, "reasons": list(node.reasons)}
+        if self.leader_id() == 0:
+            return 503, {"status": "no_leader", "reasons": list(node.reasons)}
         if node.stage == "catching_up":
             return 503, {"status": "catching_up", "lag_entries": max(0, meta.log.last_index - meta.applied_index), "reasons": list(node.reasons)}
-        if self.leader_id() == 0:
-            return 503, {"status": "no_leader"}
         return 200, {"status": "ready"}
 
     def startup(self) -> tuple[int, Json]:

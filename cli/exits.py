@@ -41,7 +41,7 @@ def describe_exit(code: int) -> str:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
-        hint = "; nobody asked for it, so perhaps the system ran out of memory" if number == signal.SIGKILL else ""
+        hint = "; unless somebody sent it, the system ran out of memory" if number == signal.SIGKILL else ""
         return f"killed by {name}{hint}"
     meanings = {
         Exit.OK: "stopped in order",

@@ -140,7 +140,7 @@ def test_a_follower_names_the_same_leader_and_learners(node):
 def test_without_leader_full_or_quarantined_it_is_unhealthy_with_the_reason(node):
     view = run(node, Role.PRE_CANDIDATE, leader=2)
     assert view.leader() is None
-    assert view.ready() == (503, {"status": "no_leader"})
+    assert view.ready() == (503, {"status": "no_leader", "reasons": []})
     assert view.health()[1]["reasons"] == ["no leader is known: a majority of the voters must run and reach each other"]
     view = run(node)
     node.store.disk_full = True
