@@ -49,12 +49,16 @@ def dump(path: Path, output_format: str) -> int:
     _check_path(path)
     from wal import inspect
 
+    code = Exit.OK
     for info in inspect.dump(path):
-        row = plain(info)
-        print(
-            json.dumps(row, separators=(",", ":")) if output_format == "json" else "  ".join(f"{name}={_cell(value)}" for name, value in row.items())
-        )
-    return Exit.OK
+        row = {("type" if name == "kind" else name): value for name, value in plain(info).items()}
+        if info.checksum != "ok":
+            code = Exit.DAMAGE
+        if output_format == "json":
+            print(json.dumps(row, separators=(",", ":")))
+        else:
+            print("  ".join(f"{name}={_cell(value)}" for name, value in row.items()))
+    return code
 
 
 def _cell(value: Any) -> str:
