@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wal.api import HardState
+from wal.api import AppliedState, HardState
 from wal.entry import Entry, EntryKind
 from wal.frame import NEEDS_STATE_FLAG, Control, FrameKind, Item
 from wal.segment import Segments
@@ -35,6 +35,7 @@ class DurableLog:
     """
 
     __slots__ = (
+        "applied",
         "configurations",
         "exists",
         "first_index",
@@ -50,6 +51,7 @@ class DurableLog:
 
     def __init__(self) -> None:
         self.exists = False
+        self.applied: AppliedState | None = None  # of the last checkpoint
         self.hard_state = HardState(0, 0)
         self.first_index = 1
         self.start_offset = 0
@@ -102,6 +104,7 @@ class DurableLog:
                 self.last_index = item.index
                 self.last_term = item.term
                 self.needs_state = False
+                self.applied = None
                 self.configurations = [(item.index, item.payload)]
             case FrameKind.QUARANTINED:
                 self.quarantined = item.payload.decode()

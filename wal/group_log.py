@@ -129,7 +129,7 @@ class GroupLog:
         self.durable.configurations = [(0, configuration)]
         self._stage(Control(FrameKind.GROUP_CREATED, payload=pack_created(self.topic, configuration)))
 
-    def recover(self, durable: DurableLog, entries: list[Entry], applied: AppliedState | None) -> None:
+    def recover(self, durable: DurableLog, entries: list[Entry]) -> None:
         """Begin with what is on disk: `durable`, and `entries`, those that are in no segment."""
         segments = durable.segments
         self.durable = durable
@@ -138,15 +138,17 @@ class GroupLog:
         self.first_index = durable.first_index
         self.start_offset = durable.start_offset
         self.configurations = list(durable.configurations)
-        self.applied_state = applied
+        self.applied_state = durable.applied
         self._runs = list(segments.runs)
         extend_runs(self._runs, entries)
         self._entries = entries
         self.last_index = self.flushed_index = durable.last_index
         self.last_term = durable.last_term
-        self.committed_index = self.writable_index = segments.written_index
+        self.writable_index = segments.written_index
+        self.committed_index = max(segments.written_index, durable.applied.index if durable.applied is not None else 0)
         self.next_offset = entries[-1].base_offset + entries[-1].record_count if entries else segments.written_offset
         self._owner.memory_bytes += sum(entry.size for entry in entries)
+        self.advance_writable()
 
     # -- changes ------------------------------------------------------------------------------------------------------
 

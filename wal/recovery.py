@@ -172,7 +172,6 @@ class RecoveredGroup:
     group_id: GroupId
     topic: str
     durable: DurableLog
-    applied: AppliedState | None = None
     raw: dict[int, tuple[Entry, int]] = field(default_factory=dict)
     last_index: int = 0
     last_term: int = 0
@@ -257,7 +256,7 @@ class RecoveredGroup:
         durable.configurations = [(index, configuration)]
         self.raw.clear()
         self.last_index, self.last_term, self.next_offset = index, term, next_offset
-        self.applied = None
+        durable.applied = None
         self.broken = ""
 
     def finish(self) -> None:
@@ -274,10 +273,11 @@ class RecoveredGroup:
                 durable.ranges.append((index, generation))
             if entry.kind == EntryKind.CONFIGURATION:
                 durable.configurations.append((index, entry.payload()))
-        if self.applied is not None and self.applied.index > self.last_index:
-            self.applied = None
+        if durable.applied is not None and durable.applied.index > self.last_index:
+            self.broken = self.broken or f"the state in the checkpoint is at index {durable.applied.index}, the log ends at {self.last_index}"
+            durable.applied = None
         if durable.needs_state:
-            durable.first_index = min(durable.first_index, (self.applied.index if self.applied else 0) + 1)
+            durable.first_index = min(durable.first_index, (durable.applied.index if durable.applied else 0) + 1)
         durable.first_index = min(durable.first_index, self.last_index + 1)
         keep_last_base(durable.configurations, durable.first_index)
         self.damaged = bool(self.vote_unknown or self.broken)
@@ -306,7 +306,7 @@ def group_from_record(record: GroupRecord) -> RecoveredGroup:
         segments.sealed, segments.active = infos[:-1], infos[-1]
         segments.resume = True
     group = RecoveredGroup(group_id(record.topic_id, record.partition), record.topic, durable)
-    group.applied = AppliedState(*record.applied) if record.applied is not None else None
+    durable.applied = AppliedState(*record.applied) if record.applied is not None else None
     group.expected = (record.last_index, record.last_term)
     group.last_index, group.last_term, group.next_offset = record.written_index, record.written_term, record.written_offset
     return group

@@ -86,7 +86,7 @@ class WalStore:
         self._starved = False
         self._checkpoint_wanted = False
         self._checkpoint_sequence = 1
-        self._captured: dict[GroupLog, AppliedState] | None = None
+        self._captured: dict[GroupLog, tuple[AppliedState, int]] | None = None
         self._unsynced: dict[str, None] = {}
         self._raft_written: dict[GroupId, tuple[object, ...]] = {}
         self._removals: list[Removal] = []
@@ -124,7 +124,7 @@ class WalStore:
             self.recovery_notes = [note for note in (opened.problem, scan.torn and f"torn tail ignored: {scan.torn}") if note]
             for group in opened.replay.groups.values():
                 log = GroupLog(self, group.group_id, group.topic)
-                log.recover(group.durable, group.entries, group.applied)
+                log.recover(group.durable, group.entries)
                 self._logs[group.group_id] = log
                 if group.durable.ranges:
                     self._holding[log] = None
@@ -553,8 +553,8 @@ class WalStore:
         """Capture the states, then, when they are all covered by what is flushed, plan the checkpoint."""
         if self._captured is None:
             self._capture()
-        for log, state in (self._captured or {}).items():
-            if state.index > log.flushed_index and not log.deleted:
+        for log, (state, epoch) in (self._captured or {}).items():
+            if log.epoch == epoch and (state.index > log.flushed_index or log.reset_pending) and not log.deleted:
                 return None
         return self._plan_checkpoint()
 
@@ -566,13 +566,13 @@ class WalStore:
                 state = log.capture_state()
                 log.captured_commit = log.committed_index
                 if state is not None:
-                    self._captured[log] = state
+                    self._captured[log] = (state, log.epoch)
 
     def _plan_checkpoint(self) -> BackgroundJob | None:
         captured, self._captured = self._captured or {}, None
-        for log, state in captured.items():
-            if state.index <= log.flushed_index:
-                log.applied_state = state
+        for log, (state, epoch) in captured.items():
+            if log.epoch == epoch and state.index <= log.flushed_index and not log.reset_pending:
+                log.durable.applied = state
             else:
                 log.captured_commit = -1
         self._checkpoint_wanted = False
@@ -621,7 +621,7 @@ class WalStore:
     def _record(self, log: GroupLog, obsolete: list[Removal]) -> GroupRecord:
         durable = log.durable
         segments = durable.segments
-        applied = log.applied_state if log.applied_state is not None and log.applied_state.index <= durable.last_index else None
+        applied = durable.applied
         first = durable.first_index
         if durable.needs_state:
             first = min(first, (applied.index if applied is not None else 0) + 1)
