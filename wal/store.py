@@ -266,7 +266,10 @@ class WalStore:
         if any(0 < file.generation <= target for file in journal.files):
             self._clean_target = target
             self._copy_reserve = sum(
-                sum(entry.size + HEADER_BYTES for entry in log.memory_entries if entry.index > log.durable.segments.written_index) + BLOCK_BYTES
+                sum(
+                    entry.size + HEADER_BYTES for entry in log.memory_entries if log.durable.segments.written_index < entry.index <= log.flushed_index
+                )
+                + BLOCK_BYTES
                 for log in self._holding
                 if (log.durable.needed_generation() or target + 1) <= target
             )
