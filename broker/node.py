@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,6 +38,7 @@ from broker.network.pressure import Pressure
 from broker.network.stats import NetworkStats
 from broker.partition.config import TopicConfig
 from broker.partition.context import PartitionContext
+from broker.partition.read_cache import ReadCache
 from broker.records.reader import max_timestamp
 from broker.replicas import Replicas
 from broker.runtime import LoopClock, ThreadDisk
@@ -49,8 +50,8 @@ from raft.driver import Identity as DriverIdentity
 from raft.group import RaftGroup
 from raft.liveness import Timing
 from raft.wire import LeaderNews
-from wal.entry import META_GROUP, META_TOPIC
-from wal.errors import DataDirectoryError
+from wal.entry import META_GROUP, META_TOPIC, Buffer
+from wal.errors import DamageError, DataDirectoryError
 from wal.filesystem import RealFileSystem, write_durably
 from wal.metrics import Histogram
 from wal.settings import WalSettings, profile_limits
@@ -62,6 +63,14 @@ ServeAdmin = Callable[[NodeView, str, int], Awaitable[Any]]
 REGISTER_TIMEOUT_MS = 3_000
 STOP_GRACE_MS = 3_000
 FLUSH_BUCKETS_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def newest_timestamp(chunks: Sequence[Buffer]) -> int:
+    """For the log's time index: largest timestamp in ms of a stored payload, -1 for one that holds no record batches (those of `__meta`)."""
+    try:
+        return max_timestamp(chunks)
+    except DamageError:
+        return -1
 
 
 def _random_id() -> bytes:
@@ -102,6 +111,7 @@ class Node:
         self.housekeeping = Housekeeping(self)
         self.view = NodeView(self)
         self._admin: Any = None
+        self._first_peers: dict[int, str] = {}
 
     # -- broker.api.Broker ----------------------------------------------------------------------------------------
 
@@ -148,7 +158,7 @@ class Node:
     async def start(self) -> None:
         """Everything up to the open Kafka port. Raises what `cli.exits` explains to the user."""
         data_exists = self.identities.data_exists(("lock", "LOCK", "incarnation"))
-        self.store = WalStore.open(self.files, self.directory, self._wal_settings(), max_timestamp)
+        self.store = WalStore.open(self.files, self.directory, self._wal_settings(), newest_timestamp)
         self.incarnation = self._next_incarnation()
         self.identity = self.identities.load()
         await self.links.start(self.incarnation)
@@ -195,12 +205,12 @@ class Node:
             self.node_id, self.store, self.driver, self.leaders, self._partition_context(), self._topic_config, self.housekeeping.confirm_deletion
         )
         self.meta = MetaGroup(self)
-        self.links.know({node_id: address for node_id, address in _addresses(found).items() if node_id != self.node_id})
-        self.driver.set_peers(set(self.links.peers))
+        self._first_peers = {node_id: address for node_id, address in _addresses(found).items() if node_id != self.node_id}
         self.machine.add_listener(self._on_image)
         self.meta.open()
         self.partitions.open_recovered()
-        self._on_image(MetadataImage(), self.machine.image)
+        self._know_peers(self.machine.image)
+        self.partitions.on_image(MetadataImage(), self.machine.image)
         self.driver.start()
         self.links.attach(self.driver, Inspector(self), self.meta, self.meta, cluster_id)
 
@@ -212,9 +222,14 @@ class Node:
 
     def _on_image(self, old: MetadataImage, new: MetadataImage) -> None:
         if old.brokers is not new.brokers:
-            self.links.know({b.node_id: b.raft_address for b in new.brokers.values() if b.node_id != self.node_id})
-            self.driver.set_peers(set(self.links.peers))
+            self._know_peers(new)
         self.partitions.on_image(old, new)
+
+    def _know_peers(self, image: MetadataImage) -> None:
+        """The registered brokers; until the first record is here, those that took us in."""
+        registered = {b.node_id: b.raft_address for b in image.brokers.values() if b.node_id != self.node_id}
+        self.links.know(registered if image.brokers else self._first_peers)
+        self.driver.set_peers(set(self.links.peers))
 
     async def _register(self, identity: Identity) -> None:
         """Tell the cluster where we are, until it knows; a single or first node makes the cluster's first records."""
@@ -326,6 +341,7 @@ class Node:
             disk_full=lambda: bool(self.store.disk_full),
             pending_bytes_changed=self.housekeeping.pending_bytes_changed,
             node_id=self.node_id,
+            read_cache=ReadCache(),
         )
 
     def _topic_config(self, configs: Mapping[str, str]) -> TopicConfig:
