@@ -1,7 +1,7 @@
 """Golden scenarios of the Raft core: a command, `----`, and everything that happened because of it.
 
-A scenario file is a sequence of blocks: comment lines (#), one command line, `----`, the trace, an empty line. `pytest tests/golden/raft --rewrite-golden`
-writes the traces anew; a difference is committed only when it is understood.
+A scenario file is a sequence of blocks: comment lines (#), one command line, `----`, the trace, an empty line.
+`pytest tests/golden/raft --rewrite-golden` writes the traces anew; a difference is committed only when it is understood.
 
     add-nodes 3 [learners=4] [others=5] [message-bytes=64] [in-flight=4]
     campaign 1 [transfer]       propose 1 a b c         propose-size 1 200      reconfigure 1 voters=1,2 learners=3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,7 +86,7 @@ def test_what_was_told_but_may_be_lost_is_told_again() -> None:
 def test_retries_become_rare_but_never_stop() -> None:
     progress = Progress(2, 1)
     due = [call for call in range(300) if progress.retry_due()]
-    gaps = [b - a for a, b in zip(due, due[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(due)]
     assert due[:2] == [0, 1]
     assert gaps == sorted(gaps)
     assert max(gaps) == RETRY_WAIT_MAX

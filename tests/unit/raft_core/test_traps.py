@@ -513,3 +513,47 @@ def test_an_acknowledgement_beyond_the_log_is_not_counted() -> None:
     cluster = elected()
     cluster.deliver(Message(MessageType.APPEND_RESPONSE, 2, 1, 1, 99))
     assert cluster.core(1).progress[2].match_index == 1
+
+
+def test_trap_1_entries_that_are_durable_are_not_acknowledged_in_a_term_that_is_not() -> None:
+    core = follower([1], term=1)
+    core.step(append(5, 1, 1, []), False)
+    assert not core.messages
+    assert [(message.type, message.term, message.index) for message in said(core)] == [(MessageType.APPEND_RESPONSE, 5, 1)]
+
+
+def test_trap_1_durability_of_an_older_hard_state_proves_nothing_about_the_newer() -> None:
+    core = follower([], voters=(1,))
+    core.campaign()
+    (older,) = core.take_messages_after_flush()
+    core.step(Message(MessageType.HEARTBEAT_RESPONSE, 2, 1, 4), False)
+    core.campaign()
+    assert not core.still_true(older)
+    core.step(older, False)
+    assert (core.role, core.is_settled()) == (Role.CANDIDATE, False)
+
+
+def test_trap_6_what_was_proven_in_an_older_term_proves_nothing_in_this_one() -> None:
+    core = follower([1, 1, 1], term=1)
+    core.step(append(2, 3, 1, []), False)
+    assert core.proven_index == 3
+    core.step(Message(MessageType.HEARTBEAT, 3, 1, 3, commit=3), False)
+    assert core.commit_index == 0
+
+
+def test_trap_13_a_configuration_replaced_at_its_own_index_is_in_force() -> None:
+    core = follower([1], term=1)
+    for term, voters in ((2, [1, 2]), (3, [1, 2, 3, 4])):
+        (change,) = entries(term, start=2)
+        change.kind, change.record_count, change.chunks = 2, 0, (encode(simple(voters)),)
+        core.step(append(term, 1, 1, [change], sender=term), False)
+        assert core.membership == simple(voters)
+
+
+def test_trap_14_an_installed_snapshot_is_no_acknowledgement() -> None:
+    cluster = elected()
+    progress = cluster.core(1).progress[3]
+    progress.reset(1)
+    progress.become_snapshot(1)
+    cluster.deliver(Message(MessageType.SNAPSHOT_STATUS, 3, 1, 1, 1))
+    assert (progress.state, progress.match_index, progress.next_index) == (ProgressState.PROBE, 0, 2)
