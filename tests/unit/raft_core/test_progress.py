@@ -99,7 +99,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(STEPS)
 def test_invariants_hold_after_any_steps(steps: list[tuple[str, int, int]]) -> None:
     progress = Progress(2, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,27 +21,27 @@ def dumb_majority_index(matches: list[int]) -> int:
     return max(index for index in [0, *matches] if 2 * sum(match >= index for match in matches) > len(matches))
 
 
-@settings(max_examples=20_000, deadline=None)
-@given(st.lists(st.integers(0, 12), max_size=7))
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.integers(0, 1 << 62), max_size=9))
 def test_majority_index_equals_the_dumb_one(matches: list[int]) -> None:
     assert majority_index(matches) == dumb_majority_index(matches)
 
 
-def test_majority_index_of_three_for_all_orders() -> None:
-    for a in range(4):
-        for b in range(4):
-            for c in range(4):
-                assert majority_index([a, b, c]) == dumb_majority_index([a, b, c])
+def test_majority_index_equals_the_dumb_one_on_every_small_case() -> None:
+    """55,987 cases: up to six voters, each at 0 to 5."""
+    for count in range(7):
+        for matches in product(range(6), repeat=count):
+            assert majority_index(matches) == dumb_majority_index(list(matches))
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.frozensets(IDS), st.frozensets(IDS))
 def test_any_two_majorities_overlap(voters: frozenset[int], chosen: frozenset[int]) -> None:
     if voters and is_majority(voters, chosen):
         assert not is_majority(voters, voters - chosen)
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.frozensets(IDS, min_size=1), st.frozensets(IDS), st.dictionaries(IDS, st.booleans()))
 def test_vote_result_equals_the_dumb_one(voters: frozenset[int], outgoing: frozenset[int], votes: dict[int, bool]) -> None:
     """Won: both halves have a majority of yes. Lost: some half can not get one any more."""
@@ -62,7 +64,7 @@ def test_learners_and_duplicates_do_not_count() -> None:
     assert membership.is_quorum([3, 1])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.frozensets(st.integers(1, (1 << 64) - 1)), st.frozensets(st.integers(1, (1 << 64) - 1)), st.frozensets(IDS))
 def test_encoding_round_trip(voters: frozenset[int], learners: frozenset[int], outgoing: frozenset[int]) -> None:
     membership = Membership(voters, learners - voters, outgoing)
@@ -88,7 +90,7 @@ def test_bad_bytes_are_refused_with_the_reason(data: bytes, reason: str) -> None
         decode(data)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=64))
 def test_arbitrary_bytes_decode_or_are_refused(data: bytes) -> None:
     try:
