@@ -100,7 +100,7 @@ class BackgroundJob:
             raise DiskFullError(f"{self.root}: {error}: produce is refused until there is space again") from error
 
     def work(self) -> None:
-        raise NotImplementedError
+        """The blocking part; nothing here."""
 
     def complete(self) -> None:
         self._complete()

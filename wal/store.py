@@ -546,10 +546,10 @@ class WalStore:
         writable = [log for log in blockers if log.writable_index > log.durable.segments.written_index]
         if writable:
             return self._plan_write_behind(writable)
-        if self._flush is None:
-            for log in blockers:
-                if log.copied_generation < target:
-                    log.stage_copies(target)
+        if self._flush is None and sum(log.copied_generation < target and log.stage_copies(target) for log in blockers):
+            staged = BackgroundJob(self.fs, self.directory)  # does nothing but give the driver a turn, in which the repeated entries are flushed
+            staged.then(lambda: self._background_done(staged))
+            return staged
         return None
 
     def _checkpoint_step(self) -> BackgroundJob | None:
