@@ -238,7 +238,7 @@ class Node:
             try:
                 if not self.machine.image.cluster_id and self.meta.group.serving:
                     await self.controller.create_cluster(identity.cluster_id)
-                if self.machine.image.cluster_id or self.machine.leader_node != self.node_id:
+                if self.machine.image.cluster_id:
                     await self.controller.register_broker(registration, REGISTER_TIMEOUT_MS)
                     return
             except KafkaError as error:
