@@ -136,6 +136,8 @@ def restore(core: CoreState, index: int, term: int, configuration: bytes, next_o
     if core.log.term(index) == term:
         core.commit_to(index)
     elif index > core.commit_index:
+        if term > core.term:
+            core.become_follower(term, 0)  # the file came before any message of its term: a log never ends above the hard state's term
         core.log.install_snapshot(index, term, next_offset, configuration)
         core.commit_index = index
         core.proven_index = index

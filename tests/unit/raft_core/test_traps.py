@@ -557,3 +557,13 @@ def test_trap_14_an_installed_snapshot_is_no_acknowledgement() -> None:
     progress.become_snapshot(1)
     cluster.deliver(Message(MessageType.SNAPSHOT_STATUS, 3, 1, 1, 1))
     assert (progress.state, progress.match_index, progress.next_index) == (ProgressState.PROBE, 0, 2)
+
+
+def test_trap_1_a_snapshot_of_a_term_not_heard_of_brings_its_term() -> None:
+    """Found by a random schedule: the file arrives before any message of its term, and the replica restarts."""
+    core = follower([1], term=1)
+    assert core.restore(4, 5, encode(simple([1, 2, 3])), 9)
+    said(core)
+    assert isinstance(core.log, MemoryLog)
+    again = RaftCore(1, core.log.crash(), LIMITS)
+    assert (again.term, again.log.last_term, again.commit_index) == (5, 5, 4)
