@@ -35,8 +35,6 @@ class Owner(Protocol):
     def written_behind_soon(self, log: GroupLog) -> None:
         """`log` has a piece's worth of committed, flushed entries."""
 
-    def prefix_truncated(self, log: GroupLog) -> None: ...
-
     def piece_bytes(self) -> int: ...
 
 
@@ -208,7 +206,6 @@ class GroupLog:
         keep_last_base(self.configurations, index)
         flags = NEEDS_STATE_FLAG if self.capture_state is not None else 0
         self._stage(Control(FrameKind.LOG_START, 0, index, offset, flags=flags))
-        self._owner.prefix_truncated(self)
 
     def install_snapshot(self, index: int, term: int, next_offset: int, configuration: bytes) -> None:
         self.drop_memory()

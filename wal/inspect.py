@@ -303,8 +303,6 @@ def _verify_segment(fs: FileSystem, path: str, checkpoint: Checkpoint | None, re
                     break
                 position = follow[0]
                 index, term, offset = follow[1].index, follow[1].term, follow[1].base_offset
-        if size < end:
-            report.problems.append(Problem(path, size, f"the file has {size} bytes, the checkpoint knows {end}", False))
     finally:
         file.close()
 
@@ -322,12 +320,16 @@ def _next_frame(reader: SegmentReader, position: int, size: int) -> tuple[int, H
 
 
 def _verify_presence(fs: FileSystem, data: str, root: str, checkpoint: Checkpoint, report: VerifyReport) -> None:
-    """Segments that the checkpoint knows and that are not there; sparse indexes that do not agree are only mentioned."""
+    """Segments that the checkpoint knows and that are not there, or too short."""
     for group in checkpoint.groups:
         for segment in group.segments:
             path = f"{data}/wal/{group.topic}/wal_{group.partition}_{segment.number:08d}.log"
-            if path.startswith(root) and not fs.exists(path) and segment.last_index >= group.first_index:
+            if not path.startswith(root) or segment.last_index < group.first_index:
+                continue
+            if not fs.exists(path):
                 report.problems.append(Problem(path, 0, "the file is missing, the checkpoint knows it", False))
+            elif (size := fs.size(path)) < segment.end_position:
+                report.problems.append(Problem(path, size, f"the file has {size} bytes, the checkpoint knows {segment.end_position}", False))
 
 
 # -- journal ----------------------------------------------------------------------------------------------------------

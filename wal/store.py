@@ -209,11 +209,6 @@ class WalStore:
         log.ready = True
         self._ready[log] = None
 
-    def prefix_truncated(self, log: GroupLog) -> None:
-        segments = log.durable.segments
-        if segments.sealed and segments.sealed[0].last_index < log.first_index:
-            self._checkpoint_wanted = True
-
     def piece_bytes(self) -> int:
         return self.settings.segment_piece_bytes
 
@@ -282,12 +277,13 @@ class WalStore:
         """
         settings = self.settings
         room -= BLOCK_HEADER_BYTES
-        entry_room = min(entry_room - BLOCK_HEADER_BYTES, settings.flush_bytes_max)
+        entry_room -= BLOCK_HEADER_BYTES
+        bytes_max = settings.flush_bytes_max  # one entry may be larger
         length = sum(HEADER_BYTES + created_bytes(log) for log in self._dirty if log.hard_state_staged)
         if length > room:
             return [], 0, 0
         count = 0
-        entries_left = settings.flush_entries_max
+        entries_left = entries_max = settings.flush_entries_max
         batches: list[Batch] = []
         rest: list[GroupLog] = []
         for log in self._dirty:
@@ -299,9 +295,7 @@ class WalStore:
             for item in staged:
                 size = HEADER_BYTES + item.size
                 if type(item) is Entry:
-                    if (
-                        length + size > entry_room and (last is not None or batches or length + size > room or entry_room < size)
-                    ) or entries_left <= 0:
+                    if length + size > entry_room or entries_left <= 0 or (length + size > bytes_max and entries_left < entries_max):
                         break
                     entries_left -= 1
                     if first is None:
@@ -366,6 +360,9 @@ class WalStore:
             if item.kind == FrameKind.SNAPSHOT_INSTALLED and log.epoch == batch.epoch:
                 log.reset_flushed()
                 self._checkpoint_wanted = True
+            elif item.kind == FrameKind.LOG_START:
+                sealed = log.durable.segments.sealed
+                self._checkpoint_wanted |= bool(sealed) and sealed[0].last_index < log.durable.first_index  # their files can go away behind it
             elif item.kind == FrameKind.GROUP_DELETED:
                 self._deleting = [other for other in self._deleting if other is not log]
                 topic_id, partition = log.key
