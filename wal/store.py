@@ -12,14 +12,14 @@ from typing import cast
 
 from wal import api
 from wal.api import AppliedState, Job
-from wal.checkpoint import Checkpoint, GroupRecord, Removal, SegmentRecord
+from wal.checkpoint import Checkpoint, Removal
 from wal.directory import open_directory
-from wal.durable import trim_runs
 from wal.entry import Entry, EntryKind, GroupId
 from wal.errors import DiskFullError, FlushError, check
 from wal.filesystem import FileSystem, Lock
 from wal.frame import HEADER_BYTES, Control, FrameKind, Item
 from wal.group_log import GroupLog
+from wal.group_record import record_of
 from wal.jobs import BackgroundJob, Batch, CheckpointJob, FlushJob, MakeFileJob, RemovalJob, SpaceJob, WriteBehindJob, empty_trash
 from wal.journal import BLOCK_HEADER_BYTES, BlockKind, Journal, JournalFile, make_journal_file
 from wal.read_job import SegmentAccess
@@ -581,7 +581,7 @@ class WalStore:
         replay = min([*needed, self._journal.generation])
         logs = [log for log in (*self._deleting, *self._logs.values()) if log.durable.exists]
         obsolete: list[Removal] = []
-        records = [self._record(log, obsolete) for log in logs]
+        records = [record_of(log, obsolete) for log in logs]
         gone = [(log, set(log.durable.segments.obsolete)) for log in logs if log.durable.segments.obsolete]
         checkpoint = Checkpoint(
             self._checkpoint_sequence,
@@ -617,41 +617,3 @@ class WalStore:
 
         job.then(complete)
         return job
-
-    def _record(self, log: GroupLog, obsolete: list[Removal]) -> GroupRecord:
-        durable = log.durable
-        segments = durable.segments
-        applied = durable.applied
-        first = durable.first_index
-        if durable.needs_state:
-            first = min(first, (applied.index if applied is not None else 0) + 1)
-        segments.drop_before(first)
-        trim_runs(segments.runs, first)
-        if segments.obsolete:
-            obsolete.append(Removal(log.topic, log.key[0], log.partition, list(segments.obsolete), False))
-        written = segments.written_index
-        configurations = [found for at, found in enumerate(durable.configurations) if at == 0 or found[0] <= written]
-        return GroupRecord(
-            topic=log.topic,
-            topic_id=log.key[0],
-            partition=log.partition,
-            segments=[
-                SegmentRecord(s.number, s.first_index, s.first_offset, s.last_index, s.end_position, s.max_timestamp, s.pieces)
-                for s in segments.all()
-            ],
-            next_number=segments.next_number,
-            written_index=written,
-            written_term=segments.written_term,
-            written_offset=segments.written_offset,
-            runs=list(segments.runs),
-            last_index=durable.last_index,
-            last_term=durable.last_term,
-            term=durable.hard_state.term,
-            vote=durable.hard_state.vote,
-            configurations=configurations,
-            first_index=first,
-            start_offset=durable.start_offset,
-            needs_state=durable.needs_state,
-            quarantined=durable.quarantined,
-            applied=None if applied is None else (applied.index, applied.data),
-        )
