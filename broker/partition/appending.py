@@ -27,7 +27,7 @@ from broker.partition.isr import InSyncReplicas, majority, stored_on
 from broker.partition.producers import AppendedBatch, ProducerEntry, ProducerTable
 from broker.partition.state import ExpireProducers, LogStart, encode_command
 from broker.partition.waiters import AppendQueue, WaitingAppend
-from broker.records.batch import TRANSACTIONAL_BIT, BatchInfo, check_batches, stamp, stamp_log_append_time
+from broker.records.batch import TRANSACTIONAL_BIT, BatchInfo, check_batches, prepared_batches, stamp, stamp_log_append_time
 from broker.records.builder import recompress
 from broker.records.compression import CompressionError
 from raft.api import Group, Proposal
@@ -129,6 +129,22 @@ class Appender:
                 result = AppendResult(ErrorCode.INVALID_RECORD, message=str(error))
         if result is not None:
             done(result)
+
+    def append_prepared(self, batches: Sequence[bytearray], done: Callable[[AppendResult], None]) -> None:
+        """See `Partition.append_prepared`. What is pending of it is bounded by its callers, not by the limit for clients."""
+        if not (self.leading and self.group.serving):
+            done(NOT_LEADER)
+            return
+        self._maybe_drop_refused()
+        if self._context.disk_full():
+            done(_DISK_FULL)
+            return
+        records = memoryview(batches[0] if len(batches) == 1 else bytearray().join(batches))
+        base_offset = self.end_offset
+        found = list(prepared_batches(records))
+        next_offset = stamp(records, found, base_offset, self._term)
+        self._push(_Pending(records, base_offset, next_offset - base_offset))
+        self._waiting_commit.add(WaitingAppend(next_offset, base_offset, -1, done))
 
     def _refusal(self, size: int, acks: int) -> AppendResult | None:
         """Why nothing can be appended now, before the records are looked at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from broker.partition.observer import Observe
 from broker.partition.read_cache import ReadCache
 from broker.records.reader import DEFAULT_MAX_DECOMPRESSED_BYTES
 from raft.api import Clock
@@ -19,7 +20,8 @@ class PartitionContext(NamedTuple):
 
     `pending_bytes_changed(delta)` lets the node count what waits to be proposed over all partitions, so that connections can stop reading;
     `max_pending_bytes` is this partition's own last line. `node_id` = our broker id, to tell "I lead but do not serve yet" from "another leads".
-    `read_cache` is shared by all partitions of the node; None = every fetch of old records reads its entry from disk.
+    `read_cache` is shared by all partitions of the node; None = every fetch of old records reads its entry from disk. `observe` gives internal topics
+    their coordinators.
     """
 
     clock: Clock
@@ -30,6 +32,7 @@ class PartitionContext(NamedTuple):
     max_pending_bytes: int = 128 * 1024 * 1024
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
     read_cache: ReadCache | None = None
+    observe: Observe | None = None
 
 
 class Watermarks:

@@ -15,6 +15,7 @@ from broker.partition.config import TopicConfig
 from broker.partition.context import PartitionContext, Watermarks
 from broker.partition.isr import members
 from broker.partition.lookup import Found, Newest, TimestampLookup, Wanted
+from broker.partition.observer import join_state, split_state
 from broker.partition.producers import ProducerTable
 from broker.partition.reading import Cursors, gather
 from broker.partition.state import LogStart, PartitionState, StateEncoder, decode_command, decode_state, empty_state
@@ -55,6 +56,7 @@ class Partition:
         "_marks",
         "_max_timestamp",
         "_max_timestamp_offset",
+        "_observer",
         "_producers",
         "_waiters",
         "group_id",
@@ -84,12 +86,15 @@ class Partition:
         self._applied_from = 0  # high watermark at which we began to count _applied_bytes
         self._max_timestamp = -1
         self._max_timestamp_offset = -1
+        self._observer = context.observe(topic, index) if context.observe is not None else None
         if group is not None:
             self.attach(group)
 
     def attach(self, group: Group) -> None:
         self._group = group
         self._appender.group = group
+        if self._observer is not None:
+            self._observer.attach(self)
 
     def configure(self, config: TopicConfig) -> None:
         """Obey `config` from the next request on."""
@@ -181,6 +186,8 @@ class Partition:
         entry.max_timestamp = newest_of_entry
         self._applied_bytes += entry.size
         self._marks.high_watermark = offset
+        if self._observer is not None:
+            self._observer.on_data(entry.chunks)
 
     def _apply_command(self, entry: Entry) -> None:
         command = decode_command(entry.payload())
@@ -195,7 +202,11 @@ class Partition:
     def on_leadership(self, leader: bool) -> None:
         if leader:
             self._appender.lead()
+            if self._observer is not None:
+                self._observer.on_leadership(True)
         else:
+            if self._observer is not None:
+                self._observer.on_leadership(False)  # it takes nothing more before it hears what became of its appends
             self._appender.depose()
             self._waiters.wake()
 
@@ -216,9 +227,10 @@ class Partition:
 
     def restore(self, state: AppliedState | None) -> int:
         if state is None:
-            self._take(empty_state(), 0)
+            self._take(empty_state(), b"", 0)
         else:
-            self._take(decode_state(state.data), state.index)
+            own, observed = split_state(state.data)
+            self._take(decode_state(own), observed, state.index)
         return self._applied_index
 
     def capture(self) -> AppliedState | None:
@@ -228,17 +240,19 @@ class Partition:
 
     def snapshot(self) -> bytes:
         marks = self._marks
-        return self._encoder.encode(
+        own = self._encoder.encode(
             PartitionState(marks.high_watermark, marks.log_start_offset, self._max_timestamp, self._max_timestamp_offset, self._producers.applied)
         )
+        return own if self._observer is None else join_state(own, self._observer.capture())
 
     def install(self, index: int, data: bytes) -> None:
         """Replace the whole state; only a replica that does not lead gets a snapshot."""
         check(not self._appender.leading, f"{self.topic}-{self.index}: a leader was sent a snapshot")
-        self._take(decode_state(data), index)
+        own, observed = split_state(data)
+        self._take(decode_state(own), observed, index)
         self._waiters.wake()
 
-    def _take(self, state: PartitionState, index: int) -> None:
+    def _take(self, state: PartitionState, observed: bytes, index: int) -> None:
         check(
             state.high_watermark >= self._marks.high_watermark,
             f"{self.topic}-{self.index}: the high watermark would go back to {state.high_watermark}",
@@ -254,11 +268,25 @@ class Partition:
         self._applied_index = index
         self._applied_bytes = 0
         self._applied_from = state.high_watermark
+        if self._observer is not None:
+            self._observer.restore(observed)
 
     # -- broker.api.Partition -------------------------------------------------------------------------------------
 
     def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> None:
         self._appender.append(records, acks, done)
+
+    def append_prepared(self, batches: Sequence[bytearray], done: Callable[[AppendResult], None]) -> None:
+        """For the broker's own records (coordinators, markers): whole sealed batches of any kind, past the checks for clients' batches.
+
+        `done` once: NONE when committed and applied, REQUEST_TIMED_OUT when that is unknown, any other code when certainly not appended.
+        """
+        self._appender.append_prepared(batches, done)
+
+    def leadership(self) -> tuple[bool, bool]:
+        """(whether we lead or are about to, whether we may answer from our own state alone: see `Group.lease_valid`)."""
+        group = self._group
+        return group.leader == self._context.node_id, self._appender.leading and group.serving and group.lease_valid()
 
     def advance_log_start(self, offset: int, done: Callable[[ErrorCode, int], None]) -> None:
         """DeleteRecords: delete what is below `offset` (-1: everything committed); done(error, new log start offset) once that is committed."""

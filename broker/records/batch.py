@@ -19,7 +19,7 @@ import crc32c
 
 from broker.errors import ErrorCode, KafkaError
 from wal.entry import Buffer
-from wal.errors import DamageError
+from wal.errors import DamageError, check
 
 LOG_OVERHEAD_BYTES = 12
 CRC_START = 21
@@ -116,6 +116,20 @@ def check_batches(records: memoryview, max_batch_bytes: int, max_set_bytes: int)
         found.append(BatchInfo(position, size, count, attributes, base_timestamp, max_timestamp, producer_id, epoch, sequence))
         position = end
     return found
+
+
+def prepared_batches(records: memoryview) -> Iterator[BatchInfo]:
+    """The batches of what the broker itself has built. Raises InvariantError when they are not whole: that is our own fault."""
+    position = 0
+    while position < len(records):
+        check(len(records) - position >= HEADER_BYTES, f"{len(records) - position} bytes of a prepared append are no batch")
+        _, length, _, _, _, attributes, last_delta, base_timestamp, max_timestamp, producer_id, epoch, sequence, count = HEADER.unpack_from(
+            records, position
+        )
+        size = LOG_OVERHEAD_BYTES + length
+        check(HEADER_BYTES <= size <= len(records) - position and count == last_delta + 1 > 0, f"a prepared batch says {size} bytes, {count} records")
+        yield BatchInfo(position, size, count, attributes, base_timestamp, max_timestamp, producer_id, epoch, sequence)
+        position += size
 
 
 def _refuse_magic(magic: int) -> None:
