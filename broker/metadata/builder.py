@@ -102,6 +102,7 @@ class ImageBuilder:
         self._own("brokers").pop(record.node_id, None)
         for deletion in list(self._state["deleting"].values()):
             self._confirm(deletion, record.node_id)
+        self._forget_removals(lambda _, node_id: node_id == record.node_id)
 
     def _topic_created(self, record: r.TopicCreated) -> None:
         known = record.name in self._state["topics"] or record.topic_id in self._state["topics_by_id"]
@@ -118,6 +119,7 @@ class ImageBuilder:
         if topic is not None:
             del self._own("topics_by_id")[topic.topic_id]
             del self._own("topics")[topic.name]
+        self._forget_removals(lambda group, _: group[:16] == record.topic_id)  # the deletion of the topic takes them along
         if record.pending:
             self._own("deleting")[record.topic_id] = DeletionImage(record.name, record.topic_id, record.partition_count, frozenset(record.pending))
         else:
@@ -168,9 +170,32 @@ class ImageBuilder:
     def _replicas_assigned(self, record: r.ReplicasAssigned) -> None:
         topic = self._topic(record.topic_id, record)
         check(0 <= record.partition < len(topic.partitions), f"record of __meta for a partition that does not exist: {record}")
+        self._put_partition(
+            topic, replace(topic.partitions[record.partition], replicas=record.replicas, original=record.original, leaving=record.leaving)
+        )
+
+    def _put_partition(self, topic: TopicImage, partition: PartitionImage) -> None:
         partitions = list(topic.partitions)
-        partitions[record.partition] = replace(partitions[record.partition], replicas=record.replicas)
+        partitions[partition.partition] = partition
         self._put_topic(replace(topic, partitions=tuple(partitions)))
+
+    def _reassignment_settled(self, record: r.ReassignmentSettled) -> None:
+        topic = self._topic(record.topic_id, record)
+        check(0 <= record.partition < len(topic.partitions), f"record of __meta for a partition that does not exist: {record}")
+        self._put_partition(topic, replace(topic.partitions[record.partition], original=(), leaving=()))
+
+    def _replica_removal(self, record: r.ReplicaRemoval) -> None:
+        self._own("removals")[GroupId(record.group), record.node_id] = record.replica
+
+    def _replica_removed(self, record: r.ReplicaRemoved) -> None:
+        self._forget_removals(lambda group, node_id: group == record.group and node_id == record.node_id)
+
+    def _forget_removals(self, gone: Callable[[GroupId, int], bool]) -> None:
+        stale = [key for key in self._state["removals"] if gone(*key)]
+        if stale:
+            mapping = self._own("removals")
+            for key in stale:
+                del mapping[key]
 
     def _replica_generation(self, record: r.ReplicaGeneration) -> None:
         if record.group:
@@ -205,6 +230,9 @@ _APPLY: dict[type, Callable[[ImageBuilder, Any], None]] = {
     r.ConfigChanged: ImageBuilder._config_changed,
     r.ProducerIdBlock: ImageBuilder._producer_id_block,
     r.ReplicasAssigned: ImageBuilder._replicas_assigned,
+    r.ReassignmentSettled: ImageBuilder._reassignment_settled,
+    r.ReplicaRemoval: ImageBuilder._replica_removal,
+    r.ReplicaRemoved: ImageBuilder._replica_removed,
     r.ReplicaGeneration: ImageBuilder._replica_generation,
     r.OperationApplied: ImageBuilder._operation_applied,
 }
@@ -233,6 +261,11 @@ def image_records(image: MetadataImage) -> Iterator[r.Record]:
     for topic in image.topics.values():
         specs = tuple(r.PartitionSpec(p.replicas, () if p.first_voters == p.replicas else p.first_voters) for p in topic.partitions)
         yield r.TopicCreated(topic.name, topic.topic_id, specs, dict(topic.configs))
+        for p in topic.partitions:
+            if p.original or p.leaving:
+                yield r.ReplicasAssigned(topic.topic_id, p.partition, p.replicas, p.original, p.leaving)
+    for (group, node_id), replica in image.removals.items():
+        yield r.ReplicaRemoval(group, node_id, replica)
     for deletion in image.deleting.values():
         yield r.TopicDeleted(deletion.topic_id, deletion.name, deletion.partition_count, tuple(sorted(deletion.pending)))
     for node_id, configs in image.broker_configs.items():

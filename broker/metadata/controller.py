@@ -21,18 +21,22 @@ from broker.metadata.machine import MetadataMachine, PendingOperation
 from broker.metadata.operations import (
     PRODUCER_ID_BLOCK_SIZE,
     AllocateProducerIds,
+    AlterReassignments,
     AssignReplicas,
     BumpGeneration,
     ConfigChange,
     ConfirmDeletion,
+    ConfirmRemovals,
     CreateCluster,
     CreatePartitions,
     CreateTopics,
     DeleteTopics,
     Operation,
     PartitionsSpec,
+    Reassignment,
     RegisterBroker,
     SetConfigs,
+    SettleReassignment,
     TopicKey,
     TopicSpec,
     UnregisterBroker,
@@ -206,6 +210,31 @@ class Controller:
     ) -> None:
         """`resource_type` 2 topic, 4 broker (`name` "" = all brokers); a value of None removes the setting."""
         await self.submit(SetConfigs(resource_type, name, tuple(ConfigChange(key, value) for key, value in changes), validate_only), timeout_ms)
+
+    async def alter_configs(
+        self, resource_type: int, name: str, changes: Sequence[tuple[str, str | None, int]], timeout_ms: int, validate_only: bool, replace: bool
+    ) -> None:
+        """As `set_configs`, each change with its operation (`ConfigOp`); `replace` removes every setting that is not named."""
+        operation = SetConfigs(resource_type, name, tuple(ConfigChange(*change) for change in changes), validate_only, replace)
+        await self.submit(operation, timeout_ms)
+
+    async def alter_reassignments(
+        self, items: Sequence[tuple[str, int, Sequence[int] | None]], timeout_ms: int, change_factor: bool = True
+    ) -> Sequence[TopicResult]:
+        """(topic, partition, wished replicas or None to cancel); one result each."""
+        wishes = tuple(Reassignment(topic, number, None if replicas is None else tuple(replicas)) for topic, number, replicas in items)
+        result = await self._submit_items(AlterReassignments(wishes, change_factor), timeout_ms, ANONYMOUS)
+        if result.error:
+            return [TopicResult(ErrorCode(result.error), result.message)] * len(wishes)
+        return [TopicResult(ErrorCode(item.error), item.message) for item in result.items]
+
+    async def settle_reassignment(self, topic_id: bytes, partition: int, replicas: Sequence[int], timeout_ms: int = OWN_TIMEOUT_MS) -> None:
+        """The group that this node leads has exactly the wished replicas."""
+        await self.submit(SettleReassignment(topic_id, partition, tuple(replicas)), timeout_ms)
+
+    async def confirm_removals(self, groups: Sequence[bytes], timeout_ms: int = OWN_TIMEOUT_MS) -> None:
+        """This node holds nothing any more of its former replicas of these groups."""
+        await self.submit(ConfirmRemovals(self._node_id, tuple(groups)), timeout_ms)
 
     async def assign_replicas(self, topic: str, partition: int, replicas: Sequence[int], timeout_ms: int) -> None:
         await self.submit(AssignReplicas(topic, partition, tuple(replicas)), timeout_ms)

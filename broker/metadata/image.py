@@ -34,6 +34,23 @@ class PartitionImage:
     group_id: GroupId
     replicas: tuple[int, ...]  # broker ids
     first_voters: tuple[int, ...]  # replica ids with which the group is created
+    original: tuple[int, ...] = ()  # the replicas before the reassignment that is in progress; () when none is
+    leaving: tuple[int, ...] = ()  # brokers that may hold a replica and shall not any more; emptied when the group's configuration is as wished
+
+    @property
+    def adding(self) -> tuple[int, ...]:
+        """Brokers that a reassignment brings in."""
+        return tuple(broker for broker in self.replicas if broker not in self.original) if self.original else ()
+
+    @property
+    def removing(self) -> tuple[int, ...]:
+        """Brokers that a reassignment takes away."""
+        return tuple(broker for broker in self.original if broker not in self.replicas)
+
+    @property
+    def shown_replicas(self) -> tuple[int, ...]:
+        """What clients are told: while a reassignment is in progress, those that are to go belong to it still, behind the others (KIP-455)."""
+        return self.replicas + self.removing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,7 @@ class MetadataImage:
     generations: Mapping[int, int] = field(default_factory=dict)  # highest generation that a broker id ever had; outlives the broker
     replica_generations: Mapping[tuple[GroupId, int], int] = field(default_factory=dict)  # (group, broker id): newer than the broker's own
     answers: Mapping[bytes, bytes] = field(default_factory=dict)  # request id -> encoded result of the latest operations, oldest first
+    removals: Mapping[tuple[GroupId, int], int] = field(default_factory=dict)  # (group, broker id): replica id that it deletes and then confirms
 
     def partition(self, topic: str, partition: int) -> PartitionImage | None:
         found = self.topics.get(topic)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import IntEnum
+
 import msgspec
 
+from broker import settings
 from broker.errors import ErrorCode, KafkaError
 from broker.metadata import records as r
 from broker.metadata.builder import DEFAULT_BROKER, RESOURCE_BROKER, RESOURCE_TOPIC
 from broker.metadata.draft import Draft, OperationResult
 from broker.metadata.image import BrokerImage
+from broker.metadata.reassignment_operations import AlterReassignments, AssignReplicas, ConfirmRemovals, Reassignment, SettleReassignment
 from broker.metadata.topic_operations import (
-    AssignReplicas,
     ConfirmDeletion,
     CreatePartitions,
     CreateTopics,
@@ -63,7 +67,10 @@ class RegisterBroker(OperationBase, frozen=True, omit_defaults=True):
     def execute(self, draft: Draft) -> OperationResult:
         self._check_fields(draft.image.cluster_id)
         known = draft.image.brokers.get(self.node_id)
-        generation = self._generation(known, draft.image.generations.get(self.node_id))
+        given = [generation for (_, node_id), generation in draft.image.replica_generations.items() if node_id == self.node_id]
+        highest = draft.image.generations.get(self.node_id)
+        # A replica that was given a newer identity of its own must not get the same one again.
+        generation = self._generation(known, highest if highest is None else max(highest, *given, 0))
         broker = BrokerImage(
             self.node_id,
             self.host,
@@ -143,7 +150,7 @@ class UnregisterBroker(OperationBase, frozen=True, omit_defaults=True):
 
     def execute(self, draft: Draft) -> OperationResult:
         if self.node_id not in draft.image.brokers:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker ID {self.node_id} is not currently registered.")
+            raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"Broker ID {self.node_id} is not currently registered.")
         if draft.policy.available is not None and self.node_id in draft.policy.available():
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Broker {self.node_id} is running; stop it before it is removed.")
         draft.add(r.BrokerUnregistered(self.node_id))
@@ -164,48 +171,94 @@ class AllocateProducerIds(OperationBase, frozen=True, omit_defaults=True):
         return OperationResult(value=first)
 
 
+class ConfigOp(IntEnum):
+    """The numbers are those of IncrementalAlterConfigs."""
+
+    SET = 0
+    DELETE = 1
+    APPEND = 2
+    SUBTRACT = 3
+
+
 class ConfigChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`value` None removes the setting."""
+    """`op` as in `ConfigOp`; a value of None removes the setting."""
 
     key: str
     value: str | None = None
+    op: int = 0
 
 
 class SetConfigs(OperationBase, frozen=True, omit_defaults=True):
-    """`resource_type` as in Kafka: 2 topic, 4 broker (`name` = its id, "" = all brokers)."""
+    """`resource_type` as in Kafka: 2 topic, 4 broker (`name` = its id, "" = all brokers). `replace`: settings that are not named are removed."""
 
     resource_type: int
     name: str
     changes: tuple[ConfigChange, ...]
     validate_only: bool = False
+    replace: bool = False
 
     def execute(self, draft: Draft) -> OperationResult:
-        changes = {change.key: change.value for change in self.changes}
         if self.resource_type == RESOURCE_TOPIC:
             if not self.name:
                 raise KafkaError(ErrorCode.INVALID_REQUEST, "a topic's configuration needs the topic's name")
             current = TopicKey(self.name).find(draft.image).configs
-            wished = {key: value for key, value in {**current, **changes}.items() if value is not None}
-            stored = draft.policy.validate_topic_configs(wished)
+            wished = self._wished(current, settings.TOPIC_SETTINGS)
+            stored = draft.policy.validate_topic_configs({key: value for key, value in wished.items() if value is not None})
         elif self.resource_type == RESOURCE_BROKER:
-            current = draft.image.broker_configs.get(self._broker(), {})
-            stored = {key: value for key, value in changes.items() if value is not None}
+            current = draft.image.broker_configs.get(self._broker(draft), {})
+            wished = self._wished(current, settings.BROKER_SETTINGS)
+            stored = {key: value for key, value in wished.items() if value is not None}
+            for key in sorted(wished):
+                if wished[key] != current.get(key):
+                    settings.check_dynamic(key)
             for key, value in stored.items():
                 draft.policy.validate_broker_config(key, value)
         else:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unsupported resource type {self.resource_type}; known are 2 (topic) and 4 (broker).")
         if not self.validate_only:
-            for key in changes:
+            for key in wished:
                 if current.get(key) != stored.get(key):
                     draft.add(r.ConfigChanged(self.resource_type, self.name, key, stored.get(key)))
         return OperationResult()
 
-    def _broker(self) -> int:
+    def _wished(self, current: Mapping[str, str], definitions: Mapping[str, settings.SettingDefinition]) -> dict[str, str | None]:
+        """All settings as they shall be; None = removed."""
+        wished: dict[str, str | None] = dict.fromkeys(current) if self.replace else dict(current)
+        for change in self.changes:
+            wished[change.key] = _changed(change, current, definitions.get(change.key))
+        return wished
+
+    def _broker(self, draft: Draft) -> int:
         if not self.name:
             return DEFAULT_BROKER
         if not (self.name.isascii() and self.name.isdigit() and len(self.name) <= 10) or str(int(self.name)) != self.name:
             raise KafkaError(ErrorCode.INVALID_REQUEST, f"'{self.name}' is not a broker id.")
-        return int(self.name)
+        broker = int(self.name)
+        if broker not in draft.image.brokers and broker not in draft.image.broker_configs:
+            raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"No broker with id {broker} found.")
+        return broker
+
+
+def _changed(change: ConfigChange, current: Mapping[str, str], definition: settings.SettingDefinition | None) -> str | None:
+    """The text of one setting after `change`. Raises KafkaError."""
+    if change.op == ConfigOp.DELETE or change.value is None:
+        return None
+    if change.op == ConfigOp.SET:
+        return change.value
+    if change.op not in (ConfigOp.APPEND, ConfigOp.SUBTRACT):
+        raise KafkaError(ErrorCode.INVALID_REQUEST, f"Unknown configuration operation {change.op}.")
+    if definition is None or definition.type is not settings.SettingType.LIST:
+        name = ConfigOp(change.op).name
+        raise KafkaError(ErrorCode.INVALID_CONFIG, f"Can't {name} to key {change.key} because its type is not LIST.")
+    before = _items(current.get(change.key, definition.default or ""))
+    given = _items(change.value)
+    if change.op == ConfigOp.APPEND:
+        return ",".join(dict.fromkeys((*before, *given)))
+    return ",".join(item for item in before if item not in given)
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 class BumpGeneration(OperationBase, frozen=True, omit_defaults=True):
@@ -235,6 +288,9 @@ Operation = (
     | CreatePartitions
     | ConfirmDeletion
     | AssignReplicas
+    | AlterReassignments
+    | SettleReassignment
+    | ConfirmRemovals
     | CreateCluster
     | RegisterBroker
     | UnregisterBroker
@@ -245,18 +301,23 @@ Operation = (
 
 __all__ = [
     "AllocateProducerIds",
+    "AlterReassignments",
     "AssignReplicas",
     "BumpGeneration",
     "ConfigChange",
+    "ConfigOp",
     "ConfirmDeletion",
+    "ConfirmRemovals",
     "CreateCluster",
     "CreatePartitions",
     "CreateTopics",
     "DeleteTopics",
     "Operation",
     "PartitionsSpec",
+    "Reassignment",
     "RegisterBroker",
     "SetConfigs",
+    "SettleReassignment",
     "TopicKey",
     "TopicSpec",
     "UnregisterBroker",

@@ -92,11 +92,39 @@ class ProducerIdBlock(RecordBase, frozen=True, omit_defaults=True):
 
 
 class ReplicasAssigned(RecordBase, frozen=True, omit_defaults=True):
-    """The wish for one partition; the reconciler moves the group's configuration towards it."""
+    """The wish for one partition; the reconciler moves the group's configuration towards it.
+
+    `original`: the replicas before the reassignment, () when this only changes their order or takes a reassignment back. `leaving`: brokers whose
+    replica is to be deleted once the group has let go of it.
+    """
 
     topic_id: bytes
     partition: int
     replicas: tuple[int, ...]
+    original: tuple[int, ...] = ()
+    leaving: tuple[int, ...] = ()
+
+
+class ReassignmentSettled(RecordBase, frozen=True, omit_defaults=True):
+    """The group's own configuration is as wished: nothing of the partition is moving any more."""
+
+    topic_id: bytes
+    partition: int
+
+
+class ReplicaRemoval(RecordBase, frozen=True, omit_defaults=True):
+    """Broker `node_id` shall delete its replica `replica` of `group`, which a reassignment took away. Kept until it has confirmed."""
+
+    group: bytes
+    node_id: int
+    replica: int
+
+
+class ReplicaRemoved(RecordBase, frozen=True, omit_defaults=True):
+    """The broker holds nothing of that replica any more."""
+
+    group: bytes
+    node_id: int
 
 
 class ReplicaGeneration(RecordBase, frozen=True, omit_defaults=True):
@@ -125,6 +153,9 @@ Record = (
     | ConfigChanged
     | ProducerIdBlock
     | ReplicasAssigned
+    | ReassignmentSettled
+    | ReplicaRemoval
+    | ReplicaRemoved
     | ReplicaGeneration
     | OperationApplied
 )

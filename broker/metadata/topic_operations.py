@@ -220,26 +220,7 @@ class CreatePartitions(OperationBase, frozen=True, omit_defaults=True):
         return list(spec.assignments)
 
 
-class AssignReplicas(OperationBase, frozen=True, omit_defaults=True):
-    """Wish other replicas for one partition."""
-
-    name: str
-    partition: int
-    replicas: tuple[int, ...]
-
-    def execute(self, draft: Draft) -> OperationResult:
-        topic = TopicKey(self.name).find(draft.image)
-        if not 0 <= self.partition < len(topic.partitions):
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"Topic '{self.name}' has no partition {self.partition}.")
-        check_manual_replicas(self.replicas, draft.image, None)
-        if topic.partitions[self.partition].replicas != self.replicas:
-            draft.add(r.ReplicasAssigned(topic.topic_id, self.partition, self.replicas))
-            draft.rollback(len(draft.records))
-        return OperationResult()
-
-
 __all__ = [
-    "AssignReplicas",
     "ConfirmDeletion",
     "CreatePartitions",
     "CreateTopics",

@@ -43,6 +43,14 @@ def validate_broker_config(name: str, value: str) -> SettingValue:
     return parse(definition, value)
 
 
+def check_dynamic(name: str) -> None:
+    """Raise KafkaError(INVALID_REQUEST) for a broker setting that only the configuration file and a restart change."""
+    definition = BROKER_SETTINGS.get(name)
+    if definition is not None and definition.read_only:
+        text = f"Cannot update these configs dynamically: {name}. Change it in the configuration file and restart the broker."
+        raise KafkaError(ErrorCode.INVALID_REQUEST, text)
+
+
 def broker_settings(overrides: Mapping[str, str]) -> dict[str, SettingValue]:
     """Typed values of all broker settings: `overrides` over the defaults. Raises KafkaError(INVALID_CONFIG)."""
     values = dict(_BROKER_DEFAULTS)
@@ -94,6 +102,7 @@ __all__ = [
     "SettingType",
     "SettingValue",
     "broker_settings",
+    "check_dynamic",
     "format_value",
     "parse",
     "topic_config",
