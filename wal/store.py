@@ -199,6 +199,11 @@ class WalStore:
         if not log.is_staged:
             self.stage(log)
 
+    def is_removing(self, group_id: GroupId) -> bool:
+        """Whether anything of a deleted group may still be on disk."""
+        key = (group_id[:16], int.from_bytes(group_id[16:], "big"))
+        return any(log.group_id == group_id for log in self._deleting) or any(r.whole and (r.topic_id, r.partition) == key for r in self._removals)
+
     # -- what logs tell -----------------------------------------------------------------------------------------------
 
     def stage(self, log: GroupLog) -> None:
@@ -554,8 +559,8 @@ class WalStore:
         if self._captured is None:
             self._capture()
         for log, (state, epoch) in (self._captured or {}).items():
-            if log.epoch == epoch and (state.index > log.flushed_index or log.reset_pending) and not log.deleted:
-                return None
+            if log.epoch == epoch and (state.index > log.flushed_index or log.reset_pending) and not log.deleted and not self._starved:
+                return None  # soon; but what waits for this checkpoint must not be waited for: then such a log keeps its former state
         return self._plan_checkpoint()
 
     def _capture(self) -> None:
