@@ -96,6 +96,9 @@ class Links:
     def send_answer(self, peer: int, lane: Lane, parts: Sequence[Buffer]) -> bool:
         return self._network is not None and self._network.send_answer(peer, lane, parts)
 
+    def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
+        return self._network is None or self._network.ready(peer, lane, outgoing)
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         if self._network is None:
             done(False)

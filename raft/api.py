@@ -53,6 +53,9 @@ class Network(Protocol):
     def send_answer(self, peer: int, lane: Lane, parts: Sequence[Buffer]) -> bool:
         """Queue one message on the connection that `peer` opened to us."""
 
+    def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
+        """Whether a message would leave at once. If not, `on_ready` follows when it would: what gathers until then goes as one message."""
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         """Stream the latest snapshot file of `group` to `peer` in chunks; `done(ok)` when it is received whole or failed."""
 
@@ -64,6 +67,9 @@ class NetworkHandler(Protocol):
 
     def on_session_lost(self, peer: int, lane: Lane, outgoing: bool, refused: bool) -> None:
         """`refused`: the connection was reset and the next attempt was refused at once, as it is when a process was killed."""
+
+    def on_ready(self) -> None:
+        """A session that was asked `ready` in vain can take a message."""
 
     def on_request(self, peer: int, lane: Lane, data: memoryview) -> None: ...
 

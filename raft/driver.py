@@ -69,6 +69,9 @@ class DriverEvents(Protocol):
     def on_snapshot_needed(self, group: RaftGroup, replica: int, index: int, term: int) -> None:
         """A replica needs what is trimmed; answer with `group.core.report_snapshot(replica, ok)` and touch the group."""
 
+    def on_snapshot_received(self, group: RaftGroup, index: int, term: int, path: str) -> None:
+        """A snapshot file is whole and fsynced at `path`: read it on a disk thread, then `group.install_snapshot` or `group.refuse_snapshot`."""
+
     def on_peer_lost(self, peer: int) -> None: ...
 
     def on_leader(self, group: RaftGroup) -> None:
@@ -342,14 +345,32 @@ class Driver:
                 return
             if error is not None:
                 log.error("%s: reading entries for node %d failed: %s", group.name, node_of(replica), error)
-                group.log.quarantine(str(error))
-                group.core.quorum_lost()  # a damaged replica does not lead
+                self.quarantine(group, error)
             group.core.entries_read(replica, [] if error is not None else job.entries)
             self.touch(group)
 
         self.disk.submit_read(job, done)
 
+    def quarantine(self, group: RaftGroup, error: BaseException) -> None:
+        """The files of a replica are damaged: it neither leads nor votes any more, until it is refilled from its peers."""
+        if not group.log.quarantined:
+            log.error("%s is quarantined, it neither votes nor serves: %s", group.name, error)
+            group.log.quarantine(str(error))
+        group.core.quorum_lost()
+        self.elections.arm(group)
+        self.touch(group)
+
     # -- from the network -----------------------------------------------------------------------------------------
+
+    def on_snapshot(self, peer: int, group_id: GroupId, index: int, term: int, path: str) -> None:
+        """A snapshot file of `peer` is here, whole. Who sent it does not matter: what it holds is committed."""
+        group = self.groups.get(group_id)
+        if group is not None and not self.stopped:
+            log.info("%s: InstallSnapshot from node %d received: index=%d, term=%d", group.name, peer, index, term)
+            self.events.on_snapshot_received(group, index, term, path)
+
+    def on_ready(self) -> None:
+        self.schedule_turn()
 
     def on_request(self, peer: int, lane: Lane, data: memoryview) -> None:
         """Raises WireError when the bytes are not a valid message of this peer: the network closes the session."""
@@ -406,6 +427,8 @@ class Driver:
             if message.term > core.term:
                 core.step(message, False)
         else:
+            if group.log.quarantined and kind in (MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW):
+                return  # a damaged replica may have lost what it promised: it decides nothing
             core.step(message, elections.leader_alive(group) if kind not in LEADER_SAYS else False)
             if kind in LEADER_SAYS:
                 if core.leader == message.sender and core.term == message.term:

@@ -112,7 +112,7 @@ class Elections:
     def arm(self, group: RaftGroup) -> None:
         """Arm the election timer afresh, with jitter (Raft 5.2); not for those that may not campaign."""
         core = group.core
-        if core.role == Role.LEADER or not group.is_voter() or group.log.quarantined:
+        if core.role == Role.LEADER or not core.may_campaign() or group.log.quarantined:
             self.timers.disarm(group, TimerKind.ELECTION)
             return
         timing, orphaned_by = self.timing, group.orphaned_by
@@ -151,7 +151,7 @@ class Elections:
 
     def _campaign(self, group: RaftGroup) -> None:
         core = group.core
-        if group.followed is not None or core.role == Role.LEADER or not group.is_voter() or group.log.quarantined:
+        if group.followed is not None or core.role == Role.LEADER or not core.may_campaign() or group.log.quarantined:
             return
         log.info("%s: Election timeout reached", group.name)
         core.campaign()

@@ -67,14 +67,15 @@ class Post:
             peer.requests[lane].append((group.group_id, message))
 
     def send(self) -> None:
-        """Send everything that waits."""
+        """Send everything that waits and would leave at once; the rest gathers, so that a busy connection carries fewer, larger messages."""
+        ready = self.network.ready
         for peer in self.peers.values():
             for lane in (Lane.CONTROL, Lane.DATA):
-                if peer.requests[lane]:
+                if peer.requests[lane] and ready(peer.node, lane, True):
                     messages, peer.requests[lane] = peer.requests[lane], []
                     self._send_requests(peer, lane, messages, 0, [])
                 beat = peer.beat_to_answer if lane == Lane.CONTROL else 0
-                if beat or peer.answers[lane]:
+                if (beat or peer.answers[lane]) and ready(peer.node, lane, False):
                     messages, peer.answers[lane] = peer.answers[lane], []
                     if beat:
                         peer.beat_to_answer = 0

@@ -168,6 +168,10 @@ class GrpcNetwork:
         session = self._registry.incoming[lane].get(peer)
         return session is not None and session.offer(parts)
 
+    def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
+        session = (self._registry.outgoing if outgoing else self._registry.incoming)[lane].get(peer)
+        return session is None or session.ready()
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         address = self._peers.get(peer)
         if address is None or not self._snapshots.may_send(peer, group):

@@ -86,6 +86,8 @@ class Registry:
     def opened(self, session: Session) -> None:
         table = self.outgoing if session.outgoing else self.incoming
         table[session.lane][session.peer] = session
+        if self.handler is not None:
+            session.on_ready = self.handler.on_ready
         self._refused.pop(session.peer, None)
         logger.info(
             "session %s node %d open, lane=%s, incarnation=%d",

@@ -31,7 +31,7 @@ class Session:
     one message that found the queue empty (so that a message larger than the limit can travel alone).
     """
 
-    __slots__ = ("_ended", "_limit_bytes", "_queue", "_waiting", "incarnation", "lane", "outgoing", "peer", "queued_bytes")
+    __slots__ = ("_ended", "_limit_bytes", "_queue", "_waiting", "_wanted", "incarnation", "lane", "on_ready", "outgoing", "peer", "queued_bytes")
 
     def __init__(self, peer: int, lane: Lane, outgoing: bool, incarnation: int, limit_bytes: int) -> None:
         self.peer = peer
@@ -42,7 +42,16 @@ class Session:
         self._limit_bytes = limit_bytes
         self._queue: deque[tuple[Sequence[Buffer], int]] = deque()
         self._waiting: asyncio.Future[None] | None = None
+        self._wanted = False
+        self.on_ready: Callable[[], None] | None = None
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def ready(self) -> bool:
+        """Whether nothing is queued behind the message that is being written. If something is, `on_ready` is called when it is not."""
+        if self._queue:
+            self._wanted = True
+            return False
+        return True
 
     def offer(self, parts: Sequence[Buffer]) -> bool:
         """Queue one message; False when the queue is full or the session has ended. The parts must not change until they are sent."""
@@ -107,6 +116,10 @@ class Session:
         while True:
             while queue:
                 parts, size = queue.popleft()
+                if self._wanted and not queue:
+                    self._wanted = False
+                    if self.on_ready is not None:
+                        self.on_ready()
                 try:
                     await write(join_parts(parts))
                 except grpc.aio.AioRpcError as error:

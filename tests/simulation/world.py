@@ -1,14 +1,14 @@
-"""The simulated world of the driver: clock, network and disk, all decided by the scheduler's seed.
+"""The simulated world of a driver: clocks, network and disk threads, all decided by the scheduler's seed.
 
-The network delivers in order within a session, as TCP does. Losing, delaying, duplicating and cutting are faults that the schedule switches on; a message that is
-lost takes its session with it after a while, also as TCP does. A cut is one-way.
+A connection delivers in order, as TCP does, and each end learns of its end at a time of its own; what was on its way is delivered until then. Losing,
+delaying, duplicating (data lane only) and cutting are faults that the schedule switches on. What a cut holds back arrives late and in order when the
+cut ends in time, and kills the connection otherwise.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raft.api import Lane
@@ -22,19 +22,23 @@ if TYPE_CHECKING:
 RECONNECT_US = 50_000
 CONNECT_TIMEOUT_US = 500_000
 DEAD_SESSION_US = 2_000_000
+RETRANSMIT_US = 200_000
+QUEUE_BYTES = 64 << 10
+"""What may be on its way in one direction of a session before sending is refused."""
 
 
 class SimClock:
-    """One process's clock. While the process is stopped (SIGSTOP) its timers wait; time goes on."""
+    """One process's clock, with an origin of its own. While the process is stopped (SIGSTOP) its timers wait; time goes on."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, origin_ms: int = 0) -> None:
         self._scheduler = scheduler
+        self._origin_ms = origin_ms
         self.alive = True
         self.stopped = False
         self._waiting: list[Callable[[], None]] = []
 
     def now_ms(self) -> int:
-        return self._scheduler.now_us // 1000
+        return self._origin_ms + self._scheduler.now_us // 1000
 
     def call_later(self, delay_ms: int, callback: Callable[[], None]) -> None:
         self._scheduler.at(delay_ms * 1000, lambda: self.run(callback))
@@ -42,7 +46,8 @@ class SimClock:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._scheduler.at(self._scheduler.random.randrange(1, 60), lambda: self.run(callback))
 
-    def run(self, callback: Callable[[], None]) -> None:
+    def run(self, callback: Callable[[], object]) -> None:
+        """Run something on this process's loop: now, or when it goes on."""
         if not self.alive:
             return
         if self.stopped:
@@ -58,56 +63,70 @@ class SimClock:
 
 
 class SimDisk:
-    """Disk threads: a job runs whole at the end of a drawn delay. A stopped process finishes the job that its thread is in, nothing more."""
+    """Disk threads: a job runs whole at the end of a drawn delay. A stopped process runs nothing until it goes on."""
 
     def __init__(self, scheduler: Scheduler, clock: SimClock) -> None:
         self._scheduler = scheduler
         self._clock = clock
         self.slow_us = 0  # fault: added to every flush
-        self.flush_out: Any = None  # what a crash may tear
+        self.out: dict[str, Any] = {}  # kind -> job that is out, what a crash may tear
 
     def submit_flush(self, job: Any, done: Callable[[BaseException | None], None]) -> None:
-        check(self.flush_out is None, "two flushes at a time")
-        self.flush_out = job
-        self._submit(job, done, self._scheduler.random.randrange(100, 3000) + self.slow_us, is_flush=True)
+        check("flush" not in self.out, "two flushes at a time")
+        self._submit("flush", job, done, self._scheduler.random.randrange(100, 3000) + self.slow_us)
 
     def submit_background(self, job: Any, done: Callable[[BaseException | None], None]) -> None:
-        self._submit(job, done, self._scheduler.random.randrange(200, 8000))
+        check("background" not in self.out, "two background jobs at a time")
+        self._submit("background", job, done, self._scheduler.random.randrange(200, 8000) + self.slow_us // 4)
 
     def submit_read(self, job: Any, done: Callable[[BaseException | None], None]) -> None:
-        self._submit(job, done, self._scheduler.random.randrange(100, 2000))
+        self._submit("", job, done, self._scheduler.random.randrange(100, 2000))
 
-    def _submit(self, job: Any, done: Callable[[BaseException | None], None], delay_us: int, is_flush: bool = False) -> None:
+    def _submit(self, kind: str, job: Any, done: Callable[[BaseException | None], None], delay_us: int) -> None:
+        if kind:
+            self.out[kind] = job
+
         def work() -> None:
-            if not self._clock.alive:
-                return
-            if self._clock.stopped:
-                self._clock.run(lambda: self._scheduler.at(delay_us, work))
-                return
             error: BaseException | None = None
             try:
                 job.run()
             except Exception as caught:  # noqa: BLE001 - handed to the driver, as a thread would
                 error = caught
-            if is_flush:
-                self.flush_out = None
+            self.out.pop(kind, None)
             self._scheduler.at(self._scheduler.random.randrange(1, 100), lambda: self._clock.run(lambda: done(error)))
 
-        self._scheduler.at(delay_us, work)
+        self._scheduler.at(delay_us, lambda: self._clock.run(work))
 
 
-@dataclass
+class End:
+    """One end of a session: the process that holds it, and whether that process believes it to be open."""
+
+    __slots__ = ("clock", "driver", "last_us", "node", "open", "queued", "stuck", "stuck_since")
+
+    def __init__(self, node: SimNode) -> None:
+        self.node = node.id
+        self.clock = node.clock
+        self.driver = node.driver
+        self.open = True
+        self.queued = 0  # bytes on their way to this end
+        self.last_us = 0  # when the last of them arrives
+        self.stuck: list[bytes] = []  # held back by a cut
+        self.stuck_since = 0
+
+
 class Session:
-    """One connection: dialled by `dialler` to `acceptor`, for one lane."""
+    """One connection for one lane: `ends[0]` dialled, `ends[1]` accepted."""
 
-    dialler: int
-    acceptor: int
-    lane: Lane
-    dialler_clock: SimClock
-    acceptor_clock: SimClock
-    open: bool = True
-    last_us: tuple[int, int] = (0, 0)  # delivery time of the last message, forth and back: order is kept
-    doomed: bool = False
+    __slots__ = ("broken", "ends", "lane")
+
+    def __init__(self, dialler: SimNode, acceptor: SimNode, lane: Lane) -> None:
+        self.ends = (End(dialler), End(acceptor))
+        self.lane = lane
+        self.broken = False  # nothing is carried any more; the ends hear of it in their own time
+
+    @property
+    def key(self) -> tuple[int, int, Lane]:
+        return self.ends[0].node, self.ends[1].node, self.lane
 
 
 class SimNetwork:
@@ -117,8 +136,9 @@ class SimNetwork:
         self.scheduler = scheduler
         self.counts = counts
         self.nodes: dict[int, SimNode] = {}
-        self.sessions: dict[tuple[int, int, Lane], Session] = {}
-        self.cuts: set[tuple[int, int]] = set()  # (from, to): bytes in this direction vanish
+        self.sessions: dict[tuple[int, int, Lane], Session] = {}  # as the dialler sees them
+        self.accepted: dict[tuple[int, int, Lane], Session] = {}  # as the acceptor sees them
+        self.cuts: Counter[tuple[int, int]] = Counter()  # (from, to): bytes in this direction do not arrive
         self.delay_us = (100, 1500)
         self.loss = 0.0
         self.duplication = 0.0
@@ -130,98 +150,143 @@ class SimNetwork:
         clock, driver = dialler.clock, dialler.driver
 
         def attempt() -> None:
-            if not clock.alive or dialler.clock is not clock:
+            if not clock.alive or (dialler.id, peer, lane) in self.sessions:
                 return
-            if (dialler.id, peer, lane) in self.sessions:
+            if clock.stopped:
+                clock.run(attempt)
                 return
             target = self.nodes[peer]
-            if (dialler.id, peer) in self.cuts or (peer, dialler.id) in self.cuts or target.clock.stopped or clock.stopped:
+            if self.cuts[dialler.id, peer] or self.cuts[peer, dialler.id] or target.clock.stopped:
                 self.scheduler.at(CONNECT_TIMEOUT_US, attempt)
-                return
-            if not target.up:
-                clock.run(lambda: driver.on_session_lost(peer, lane, True, True))
+            elif not target.up:
+                driver.on_session_lost(peer, lane, True, True)
                 self.scheduler.at(self.scheduler.random.randrange(RECONNECT_US, 6 * RECONNECT_US), attempt)
-                return
-            session = Session(dialler.id, peer, lane, clock, target.clock)
-            self.sessions[dialler.id, peer, lane] = session
-            incarnation, target_incarnation = dialler.incarnation, target.incarnation
-            target.clock.run(lambda: session.open and target.driver.on_session_open(dialler.id, lane, False, incarnation))
-            self.scheduler.at(self._delay(), lambda: clock.run(lambda: session.open and driver.on_session_open(peer, lane, True, target_incarnation)))
+            else:
+                self._connect(dialler, target, lane)
 
         self.scheduler.at(self.scheduler.random.randrange(100, 2000), attempt)
 
+    def _connect(self, dialler: SimNode, target: SimNode, lane: Lane) -> None:
+        session = Session(dialler, target, lane)
+        near, far = session.ends
+        earlier = self.accepted.get(session.key)
+        if earlier is not None:
+            self._tell(earlier, 1)  # a loss is always heard of before the next session opens
+        self.sessions[session.key] = self.accepted[session.key] = session
+        far.driver.on_session_open(near.node, lane, False, dialler.incarnation)
+        incarnation = target.incarnation
+        near.last_us = self.scheduler.now_us + self._delay()
+
+        def opened() -> None:
+            if near.open:
+                near.driver.on_session_open(far.node, lane, True, incarnation)
+
+        self.scheduler.at(near.last_us - self.scheduler.now_us, lambda: near.clock.run(opened))
+
     def close(self, session: Session, reason: str) -> None:
         """Both ends learn of it, each after a delay of its own; the dialler dials again."""
-        if not session.open:
+        if session.broken:
             return
-        session.open = False
+        session.broken = True
         self.counts[f"session_{reason}"] += 1
-        self.sessions.pop((session.dialler, session.acceptor, session.lane), None)
-        dialler, acceptor, lane = self.nodes[session.dialler], self.nodes[session.acceptor], session.lane
-        dialler_driver, acceptor_driver = dialler.driver, acceptor.driver
-        self.scheduler.at(
-            self._delay(), lambda: session.acceptor_clock.run(lambda: acceptor_driver.on_session_lost(session.dialler, lane, False, False))
-        )
+        for side in (0, 1):
+            self.scheduler.at(self._delay(), lambda side=side: session.ends[side].clock.run(lambda: self._tell(session, side)))  # type: ignore[misc]
 
-        def tell_dialler() -> None:
-            session.dialler_clock.run(lambda: dialler_driver.on_session_lost(session.acceptor, lane, True, False))
-            if dialler.clock is session.dialler_clock:
-                self.dial(dialler, session.acceptor, lane)
-
-        self.scheduler.at(self._delay(), tell_dialler)
+    def _tell(self, session: Session, side: int) -> None:
+        end, other = session.ends[side], session.ends[1 - side]
+        if not end.open:
+            return
+        end.open = False
+        table = self.accepted if side else self.sessions
+        if table.get(session.key) is session:
+            del table[session.key]
+        if end.clock.alive:
+            end.driver.on_session_lost(other.node, session.lane, side == 0, False)
+            node = self.nodes[end.node]
+            if side == 0 and node.clock is end.clock:
+                self.dial(node, other.node, session.lane)
 
     def node_died(self, node: int) -> None:
         """kill -9: the system closes the connections at once."""
-        for session in list(self.sessions.values()):
-            if node in (session.dialler, session.acceptor):
-                self.close(session, "reset")
+        for table, side in ((self.sessions, 0), (self.accepted, 1)):
+            for key, session in list(table.items()):
+                if session.ends[side].node == node and not session.ends[side].clock.alive:
+                    session.ends[side].open = False
+                    del table[key]
+                    self.close(session, "reset")
 
     # -- messages -------------------------------------------------------------------------------------------------
 
     def _delay(self) -> int:
         return self.scheduler.random.randrange(*self.delay_us)
 
-    def carry(self, session: Session, forth: bool, data: bytes) -> bool:
-        if not session.open:
+    def carry(self, session: Session, side: int, data: bytes) -> bool:
+        """Send `data` from the end `side`. False when its queue is full."""
+        near, far = session.ends[side], session.ends[1 - side]
+        if far.queued + len(data) > QUEUE_BYTES and far.queued:
+            self.counts["queue_full"] += 1
             return False
-        sender, receiver = (session.dialler, session.acceptor) if forth else (session.acceptor, session.dialler)
-        if session.doomed or (sender, receiver) in self.cuts or (self.loss and self.scheduler.random.random() < self.loss):
-            # What TCP can not deliver in order it does not deliver at all; in the end the connection dies.
+        if session.broken:
             self.counts["message_lost"] += 1
-            if not session.doomed:
-                session.doomed = True
-                self.scheduler.at(DEAD_SESSION_US, lambda: self.close(session, "timed_out"))
             return True
-        due = max(self.scheduler.now_us + self._delay(), session.last_us[not forth] + 1)
-        session.last_us = (due, session.last_us[1]) if forth else (session.last_us[0], due)
-        self.scheduler.at(due - self.scheduler.now_us, lambda: self._deliver(session, forth, data))
-        if self.duplication and session.lane == Lane.DATA and self.scheduler.random.random() < self.duplication:
-            self.counts["message_duplicated"] += 1
-            self.scheduler.at(due - self.scheduler.now_us + self._delay() * 3, lambda: self._deliver(session, forth, data))
+        if self.loss and self.scheduler.random.random() < self.loss:
+            # What TCP can not deliver in order it does not deliver at all.
+            self.counts["message_lost"] += 1
+            self.close(session, "lost")
+            return True
+        far.queued += len(data)
+        if self.cuts[near.node, far.node] or far.stuck:
+            if not far.stuck:
+                far.stuck_since = self.scheduler.now_us
+                self.scheduler.at(RETRANSMIT_US, lambda: self._retransmit(session, side))
+            far.stuck.append(data)
+            self.counts["message_held_back"] += 1
+            return True
+        self._send(session, side, data)
         return True
 
-    def _deliver(self, session: Session, forth: bool, data: bytes) -> None:
-        receiver = self.nodes[session.acceptor if forth else session.dialler]
-        clock = session.acceptor_clock if forth else session.dialler_clock
-        sender = session.dialler if forth else session.acceptor
-        driver = receiver.driver
+    def _send(self, session: Session, side: int, data: bytes) -> None:
+        far = session.ends[1 - side]
+        now = self.scheduler.now_us
+        far.last_us = max(now + self._delay(), far.last_us + 1)
+        self.scheduler.at(far.last_us - now, lambda: far.clock.run(lambda: self._receive(session, side, data, True)))
+        if self.duplication and session.lane == Lane.DATA and self.scheduler.random.random() < self.duplication:
+            self.counts["message_duplicated"] += 1
+            self.scheduler.at(far.last_us - now + self._delay() * 3, lambda: far.clock.run(lambda: self._receive(session, side, data, False)))
 
-        def receive() -> None:
-            if not session.open or receiver.clock is not clock:
-                return
-            try:
-                if forth:
-                    driver.on_request(sender, session.lane, memoryview(data))
-                else:
-                    driver.on_answer(sender, session.lane, memoryview(data))
-            except WireError as error:
-                raise AssertionError(f"a message between nodes does not decode: {error}") from error
+    def _retransmit(self, session: Session, side: int) -> None:
+        near, far = session.ends[side], session.ends[1 - side]
+        if session.broken:
+            return
+        if self.cuts[near.node, far.node]:
+            if self.scheduler.now_us - far.stuck_since > DEAD_SESSION_US:
+                self.counts["message_lost"] += len(far.stuck)
+                self.close(session, "timed_out")
+            else:
+                self.scheduler.at(RETRANSMIT_US, lambda: self._retransmit(session, side))
+            return
+        stuck, far.stuck = far.stuck, []
+        for data in stuck:
+            self._send(session, side, data)
 
-        clock.run(receive)
+    def _receive(self, session: Session, side: int, data: bytes, first: bool) -> None:
+        near, far = session.ends[side], session.ends[1 - side]
+        if first:
+            far.queued -= len(data)
+        if not far.open:
+            self.counts["message_lost"] += first
+            return
+        try:
+            if side == 0:
+                far.driver.on_request(near.node, session.lane, memoryview(data))
+            else:
+                far.driver.on_answer(near.node, session.lane, memoryview(data))
+        except WireError as error:
+            raise AssertionError(f"a message between nodes does not decode: {error}") from error
 
 
 class Port:
-    """One node's view of the network: `raft.api.Network`."""
+    """One node's view of the network: `raft.api.Network`. Snapshots are the node's own matter."""
 
     def __init__(self, network: SimNetwork, node: int) -> None:
         self._network = network
@@ -229,11 +294,11 @@ class Port:
 
     def send_request(self, peer: int, lane: Lane, parts: Sequence[Any]) -> bool:
         session = self._network.sessions.get((self._node, peer, lane))
-        return session is not None and self._network.carry(session, True, b"".join(parts))
+        return session is not None and self._network.carry(session, 0, b"".join(parts))
 
     def send_answer(self, peer: int, lane: Lane, parts: Sequence[Any]) -> bool:
-        session = self._network.sessions.get((peer, self._node, lane))
-        return session is not None and self._network.carry(session, False, b"".join(parts))
+        session = self._network.accepted.get((peer, self._node, lane))
+        return session is not None and self._network.carry(session, 1, b"".join(parts))
 
     def send_snapshot(self, peer: int, group: Any, index: int, term: int, done: Callable[[bool], None]) -> None:
         done(False)

@@ -38,6 +38,9 @@ class Recorder:
         self.raises: Exception | None = None
         self.echo: Callable[[int, Lane, memoryview], None] | None = None
 
+    def on_ready(self) -> None:
+        """Nothing waits here."""
+
     def on_session_open(self, peer: int, lane: Lane, outgoing: bool, incarnation: int) -> None:
         self.events.append(("open", peer, lane, outgoing, incarnation))
 
