@@ -26,10 +26,12 @@ from broker.partition.expiry import ProducerExpiry
 from broker.partition.isr import InSyncReplicas, majority, stored_on
 from broker.partition.producers import AppendedBatch, ProducerEntry, ProducerTable
 from broker.partition.state import ExpireProducers, LogStart, encode_command
+from broker.partition.verification import TransactionGate, Verification
 from broker.partition.waiters import AppendQueue, WaitingAppend
-from broker.records.batch import TRANSACTIONAL_BIT, BatchInfo, check_batches, prepared_batches, stamp, stamp_log_append_time
+from broker.records.batch import BatchInfo, check_batches, prepared_batches, stamp, stamp_log_append_time
 from broker.records.builder import recompress
 from broker.records.compression import CompressionError
+from broker.records.control import Marker, marker_batch
 from raft.api import Group, Proposal
 from wal.entry import Buffer, EntryKind
 from wal.errors import check
@@ -63,6 +65,7 @@ class Appender:
         "_expired",
         "_expiry",
         "_flush_bounds",
+        "_gate",
         "_isr",
         "_log_start_proposed",
         "_log_start_waiting",
@@ -84,13 +87,14 @@ class Appender:
 
     group: Group
 
-    def __init__(self, context: PartitionContext, marks: Watermarks, producers: ProducerTable) -> None:
+    def __init__(self, context: PartitionContext, marks: Watermarks, producers: ProducerTable, gate: TransactionGate) -> None:
         self.config = TopicConfig()
         self.leading = False
         self.pending_bytes = 0
         self._context = context
         self._marks = marks
         self._producers = producers
+        self._gate = gate
         self._term = 0
         self._pending: deque[_Pending] = deque()
         self._pending_records = 0
@@ -117,12 +121,13 @@ class Appender:
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> None:
-        """See `broker.api.Partition.append`."""
+    def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None], verification: Verification | None = None) -> None:
+        """See `broker.api.Partition.append`. `verification`: what the coordinator said of the producer's transaction."""
         result = self._refusal(len(records), acks)
         if result is None:
+            verified = verification.producer_id if verification is not None and verification.valid else -1
             try:
-                result = self._accept(records, acks, done)
+                result = self._accept(records, acks, done, verified)
             except KafkaError as error:
                 result = AppendResult(error.code, message=error.message)
             except CompressionError as error:
@@ -142,8 +147,52 @@ class Appender:
         records = memoryview(batches[0] if len(batches) == 1 else bytearray().join(batches))
         base_offset = self.end_offset
         found = list(prepared_batches(records))
+        try:
+            for batch in found:
+                if batch.producer_id >= 0:
+                    self._producers.check_prepared(batch, self._gate.is_verified(batch.producer_id, batch.producer_epoch))
+        except KafkaError as error:
+            done(AppendResult(error.code, message=error.message))
+            return
         next_offset = stamp(records, found, base_offset, self._term)
+        offset = base_offset
+        for batch in found:
+            if batch.producer_id >= 0:
+                self._producers.prepared_appended(batch, offset)
+            offset += batch.record_count
         self._push(_Pending(records, base_offset, next_offset - base_offset))
+        self._waiting_commit.add(WaitingAppend(next_offset, base_offset, -1, done))
+
+    def append_marker(self, marker: Marker, done: Callable[[AppendResult], None]) -> None:
+        """End a transaction here. A marker that is here already is not written again; it is answered once it is committed."""
+        records = memoryview(marker_batch(marker, self._context.wall_time_ms()))
+        refusal = self._refusal(len(records), -1)
+        if refusal is not None:
+            done(refusal)
+            return
+        try:
+            self._producers.check_marker(marker)
+        except KafkaError as error:
+            done(AppendResult(error.code, message=error.message))
+            return
+        self._gate.ended(marker.producer_id)
+        known = self._producers.find(marker.producer_id)
+        if (
+            known is not None
+            and known.first_offset < 0
+            and (known.epoch, known.coordinator_epoch) == (marker.producer_epoch, marker.coordinator_epoch)
+        ):
+            offset = known.last_offset
+            if offset < self._marks.high_watermark:
+                done(AppendResult(ErrorCode.NONE, offset, self._marks.log_start_offset))
+            else:
+                self._waiting_commit.add_repeated(WaitingAppend(offset + 1, offset, -1, done))
+            return
+        base_offset = self.end_offset
+        next_offset = stamp(records, list(prepared_batches(records)), base_offset, self._term)
+        self._producers.marker_appended(marker, base_offset)
+        self._expiry.heard((marker.producer_id,))
+        self._push(_Pending(records, base_offset, 1))
         self._waiting_commit.add(WaitingAppend(next_offset, base_offset, -1, done))
 
     def _refusal(self, size: int, acks: int) -> AppendResult | None:
@@ -167,7 +216,7 @@ class Appender:
             return NOT_LEADER  # an answer that waits for no majority needs the proof that nobody else leads
         return None
 
-    def _accept(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> AppendResult | None:
+    def _accept(self, records: memoryview, acks: int, done: Callable[[AppendResult], None], verified: int) -> AppendResult | None:
         config = self.config
         batches = check_batches(records, config.max_message_bytes, MAX_ENTRY_BYTES)
         now_ms = self._context.wall_time_ms()
@@ -177,8 +226,6 @@ class Appender:
             count += batch.record_count
             if batch.producer_id >= 0:
                 idempotent = True
-            if batch.attributes & TRANSACTIONAL_BIT:
-                raise KafkaError(ErrorCode.INVALID_TXN_STATE, "the batch belongs to a transaction that is not open on this partition")
             if not config.log_append_time and (
                 batch.max_timestamp - now_ms > config.timestamp_after_max_ms or 0 <= batch.base_timestamp < now_ms - config.timestamp_before_max_ms
             ):
@@ -192,7 +239,7 @@ class Appender:
         base_offset = self.end_offset
         changes: dict[int, ProducerEntry] = {}
         if idempotent:
-            changes, duplicate = self._producers.check(batches, base_offset)
+            changes, duplicate = self._producers.check(batches, base_offset, verified)
             if duplicate is not None:
                 return self._answer_repeated(duplicate, acks, done)
         if config.compression_codec >= 0 and any(batch.codec != config.compression_codec for batch in batches):
@@ -301,7 +348,8 @@ class Appender:
             return encode_command(LogStart(self._log_start_wanted))
         if self._expired:
             overlay = self._producers.overlay
-            silent = tuple(p for p in self._expiry.still_silent(self._expired) if p not in overlay)
+            opened = self._producers.transactions.open
+            silent = tuple(p for p in self._expiry.still_silent(self._expired) if p not in overlay and p not in opened)
             self._expired = []
             if silent:
                 return encode_command(ExpireProducers(silent))
@@ -410,6 +458,7 @@ class Appender:
         if not self.leading:
             return
         self.leading = False
+        self._gate.clear()
         never_proposed = self._pending[0].base_offset if self._pending else self._proposed_end
         waiting = [*self._waiting_commit.take_all(), *self._waiting_flush.take_all(), *(item[1] for item in self._waiting_isr)]
         starts, self._log_start_waiting = self._log_start_waiting, []

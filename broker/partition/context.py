@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from broker.partition.observer import Observe
 from broker.partition.read_cache import ReadCache
+from broker.partition.verification import Verify
 from broker.records.reader import DEFAULT_MAX_DECOMPRESSED_BYTES
 from raft.api import Clock
 
@@ -21,7 +22,7 @@ class PartitionContext(NamedTuple):
     `pending_bytes_changed(delta)` lets the node count what waits to be proposed over all partitions, so that connections can stop reading;
     `max_pending_bytes` is this partition's own last line. `node_id` = our broker id, to tell "I lead but do not serve yet" from "another leads".
     `read_cache` is shared by all partitions of the node; None = every fetch of old records reads its entry from disk. `observe` gives internal topics
-    their coordinators.
+    their coordinators. `verify` asks the coordinator of a transaction whether a partition belongs to it; None = no transaction is accepted.
     """
 
     clock: Clock
@@ -33,6 +34,7 @@ class PartitionContext(NamedTuple):
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
     read_cache: ReadCache | None = None
     observe: Observe | None = None
+    verify: Verify | None = None
 
 
 class Watermarks:

@@ -19,8 +19,10 @@ from broker.partition.observer import join_state, split_state
 from broker.partition.producers import ProducerTable
 from broker.partition.reading import Cursors, gather
 from broker.partition.state import LogStart, PartitionState, StateEncoder, decode_command, decode_state, empty_state
+from broker.partition.verification import Then, TransactionGate, Verification, produce_error
 from broker.partition.waiters import FetchWaiters
-from broker.records.batch import stored_batches
+from broker.records.batch import CONTROL_BIT, HEADER_BYTES, TRANSACTIONAL_BIT, producer_of, stored_batches
+from broker.records.control import Marker, MarkerEnd, markers_of
 from raft.api import Group, Proposal
 from wal.api import AppliedState, ReadJob
 from wal.entry import Entry, EntryKind, GroupId, group_id
@@ -52,6 +54,7 @@ class Partition:
         "_context",
         "_cursors",
         "_encoder",
+        "_gate",
         "_group",
         "_marks",
         "_max_timestamp",
@@ -76,7 +79,8 @@ class Partition:
         self._context = context
         self._marks = Watermarks()
         self._producers = ProducerTable()
-        self._appender = Appender(context, self._marks, self._producers)
+        self._gate = TransactionGate(self._producers, context.verify, topic, index)
+        self._appender = Appender(context, self._marks, self._producers, self._gate)
         self._waiters = FetchWaiters()
         self._cursors = Cursors()
         self._encoder = StateEncoder()
@@ -112,8 +116,9 @@ class Partition:
 
     @property
     def last_stable_offset(self) -> int:
-        """Equal to the high watermark: transactional batches are refused, so that no record is unstable."""
-        return self._marks.high_watermark
+        """Where the oldest open transaction begins, the high watermark when none is open; never below the log's start."""
+        marks = self._marks
+        return max(marks.log_start_offset, min(self._producers.transactions.first_unstable_offset, marks.high_watermark))
 
     @property
     def log_start_offset(self) -> int:
@@ -171,7 +176,8 @@ class Partition:
         offset = entry.base_offset
         newest_of_entry = -1
         producers = self._producers
-        for base_offset, _, _, delta, newest, producer_id, epoch, sequence in stored_batches(entry.chunks):
+        markers: dict[int, MarkerEnd] | None = None
+        for base_offset, _, attributes, delta, newest, producer_id, epoch, sequence in stored_batches(entry.chunks):
             if base_offset != offset:
                 check(False, f"{self.topic}-{self.index}: {entry!r} holds a batch at {base_offset}, expected {offset}")
             offset += delta + 1
@@ -181,7 +187,13 @@ class Partition:
                     self._max_timestamp = newest
                     self._max_timestamp_offset = base_offset
             if producer_id >= 0:
-                producers.apply(producer_id, epoch, sequence, base_offset, offset - 1, newest)
+                if attributes & CONTROL_BIT:
+                    markers = markers_of(entry.chunks) if markers is None else markers
+                    end = markers.get(base_offset)
+                    if end is not None:
+                        producers.apply_marker(producer_id, epoch, end, base_offset)
+                else:
+                    producers.apply(producer_id, epoch, sequence, base_offset, offset - 1, newest, attributes & TRANSACTIONAL_BIT)
         check(offset == entry.base_offset + entry.record_count, f"{self.topic}-{self.index}: the batches of {entry!r} end at {offset}")
         entry.max_timestamp = newest_of_entry
         self._applied_bytes += entry.size
@@ -196,6 +208,7 @@ class Partition:
             return
         marks = self._marks
         marks.log_start_offset = max(marks.log_start_offset, min(command.offset, marks.high_watermark))
+        self._producers.transactions.aborted.trim(marks.log_start_offset)
         if self._max_timestamp_offset < marks.log_start_offset:
             self._max_timestamp_offset = -1  # its batch is gone; the timestamp stays as an upper bound of what is left
 
@@ -241,7 +254,14 @@ class Partition:
     def snapshot(self) -> bytes:
         marks = self._marks
         own = self._encoder.encode(
-            PartitionState(marks.high_watermark, marks.log_start_offset, self._max_timestamp, self._max_timestamp_offset, self._producers.applied)
+            PartitionState(
+                marks.high_watermark,
+                marks.log_start_offset,
+                self._max_timestamp,
+                self._max_timestamp_offset,
+                self._producers.applied,
+                self._producers.transactions,
+            )
         )
         return own if self._observer is None else join_state(own, self._observer.capture())
 
@@ -261,8 +281,7 @@ class Partition:
         self._marks.log_start_offset = state.log_start_offset
         self._max_timestamp = state.max_timestamp
         self._max_timestamp_offset = state.max_timestamp_offset
-        self._producers.applied = dict(state.producers)
-        self._producers.forget_appended()
+        self._producers.restore(state.producers, state.transactions)
         self._cursors.clear()
         self._captured = None
         self._applied_index = index
@@ -275,6 +294,31 @@ class Partition:
 
     def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> None:
         self._appender.append(records, acks, done)
+
+    def append_transactional(self, records: memoryview, acks: int, transactional_id: str, add: bool, done: Callable[[AppendResult], None]) -> None:
+        """As `append`, for a request with a transactional id: the coordinator is asked first when the transaction is not open here yet (KIP-890).
+
+        `add`: the partition becomes part of the transaction if it is not (Produce v12 and later).
+        """
+        if len(records) < HEADER_BYTES or not (self._appender.leading and self._group.serving):
+            self._appender.append(records, acks, done)
+            return
+
+        def then(error: ErrorCode, message: str, verification: Verification | None) -> None:
+            if error:
+                done(AppendResult(produce_error(error, add), message=message))
+            else:
+                self._appender.append(records, acks, done, verification)
+
+        self._gate.enter(transactional_id, producer_of(records), add, then)
+
+    def enter_transaction(self, transactional_id: str, producer: tuple[int, int], add: bool, then: Then) -> None:
+        """Call `then` once this partition is known to belong to the transaction of `producer` = (id, epoch), so that records of it may be prepared."""
+        self._gate.enter(transactional_id, producer, add, then)
+
+    def append_marker(self, marker: Marker, done: Callable[[AppendResult], None]) -> None:
+        """The coordinator's request to end a transaction here. `done` as for `append_prepared`."""
+        self._appender.append_marker(marker, done)
 
     def append_prepared(self, batches: Sequence[bytearray], done: Callable[[AppendResult], None]) -> None:
         """For the broker's own records (coordinators, markers): whole sealed batches of any kind, past the checks for clients' batches.
@@ -303,7 +347,7 @@ class Partition:
         if error is not ErrorCode.NONE:
             done(self._result(error))
             return
-        if offset >= self._marks.high_watermark or (max_bytes <= 0 and not min_one):
+        if offset >= (self.last_stable_offset if read_committed else self._marks.high_watermark) or (max_bytes <= 0 and not min_one):
             done(self._result(ErrorCode.NONE))
             return
         log = self._group.log
@@ -313,11 +357,11 @@ class Partition:
         if entries is None and cache is not None and (cached := cache.find(self.group_id, offset)) is not None:
             entries = (cached,)
         if entries is None:
-            self._read_disk(log.read_job_at_offset(offset, max(max_bytes, 1)), offset, max_bytes, min_one, done)
+            self._read_disk(log.read_job_at_offset(offset, max(max_bytes, 1)), offset, max_bytes, (read_committed, min_one), done)
         else:
-            done(self._gather(entries, offset, max_bytes, min_one))
+            done(self._gather(entries, offset, max_bytes, read_committed, min_one))
 
-    def _read_disk(self, job: ReadJob, offset: int, max_bytes: int, min_one: bool, done: Callable[[ReadResult], None]) -> None:
+    def _read_disk(self, job: ReadJob, offset: int, max_bytes: int, mode: tuple[bool, bool], done: Callable[[ReadResult], None]) -> None:
         term = self._group.term
 
         def finish(error: BaseException | None) -> None:
@@ -330,7 +374,7 @@ class Partition:
             elif error is not None or not job.entries:
                 done(self._result(ErrorCode.KAFKA_STORAGE_ERROR))
             else:
-                result = self._gather(job.entries, offset, max_bytes, min_one)
+                result = self._gather(job.entries, offset, max_bytes, *mode)
                 self._keep_rest(job.entries, result.size)
                 done(result)
 
@@ -347,14 +391,16 @@ class Partition:
         ):
             cache.put(self.group_id, last)
 
-    def _gather(self, entries: Sequence[Entry], offset: int, max_bytes: int, min_one: bool) -> ReadResult:
-        marks = self._marks
-        chunks, size = gather(entries, offset, marks.high_watermark, max_bytes, min_one, self._cursors)
-        return ReadResult(ErrorCode.NONE, chunks, size, marks.high_watermark, marks.high_watermark, marks.log_start_offset)
+    def _gather(self, entries: Sequence[Entry], offset: int, max_bytes: int, read_committed: bool, min_one: bool) -> ReadResult:
+        marks, stable = self._marks, self.last_stable_offset
+        end = stable if read_committed else marks.high_watermark
+        chunks, size, reached = gather(entries, offset, end, max_bytes, min_one, self._cursors)
+        aborted = self._producers.transactions.aborted.overlapping(offset, reached) if read_committed and size else ()
+        return ReadResult(ErrorCode.NONE, chunks, size, marks.high_watermark, stable, marks.log_start_offset, aborted)
 
     def _result(self, error: ErrorCode) -> ReadResult:
         marks = self._marks
-        return ReadResult(error, (), 0, marks.high_watermark, marks.high_watermark, marks.log_start_offset)
+        return ReadResult(error, (), 0, marks.high_watermark, self.last_stable_offset, marks.log_start_offset)
 
     def _fenced(self, current_leader_epoch: int) -> ErrorCode:
         """KIP-320, then whether we may answer as the leader at all."""
@@ -388,11 +434,11 @@ class Partition:
         if error is not ErrorCode.NONE:
             done(error, -1, -1, -1)
         elif timestamp_ms == LATEST:
-            done(ErrorCode.NONE, -1, marks.high_watermark, group.term)
+            done(ErrorCode.NONE, -1, self.last_stable_offset if read_committed else marks.high_watermark, group.term)
         elif timestamp_ms in (EARLIEST, EARLIEST_LOCAL):
             done(ErrorCode.NONE, -1, marks.log_start_offset, self._epoch_at(marks.log_start_offset))
         elif timestamp_ms == MAX_TIMESTAMP:
-            self._lookup_newest(done)
+            self._lookup_newest(read_committed, done)
         elif timestamp_ms == LATEST_TIERED:
             done(ErrorCode.NONE, -1, -1, -1)
         elif timestamp_ms < 0:
@@ -400,9 +446,9 @@ class Partition:
         elif timestamp_ms > self._max_timestamp:
             done(ErrorCode.NONE, -1, -1, -1)
         else:
-            self._lookup(timestamp_ms, -1, done)
+            self._lookup(timestamp_ms, -1, read_committed, done)
 
-    def _lookup(self, timestamp_ms: int, start_offset: int, done: Callable[[ErrorCode, int, int, int], None]) -> None:
+    def _lookup(self, timestamp_ms: int, start_offset: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]) -> None:
         """The first record from `start_offset` on (-1: the log's start, found by the time index) with a timestamp ≥ `timestamp_ms`."""
         marks = self._marks
         term = self._group.term
@@ -415,21 +461,22 @@ class Partition:
             else:
                 done(ErrorCode.NONE, found.timestamp, found.offset, found.leader_epoch)
 
-        if marks.high_watermark == marks.log_start_offset:
+        end = self.last_stable_offset if read_committed else marks.high_watermark
+        if end <= max(start_offset, marks.log_start_offset):
             done(ErrorCode.NONE, -1, -1, -1)
             return
-        wanted = Wanted(timestamp_ms, max(start_offset, marks.log_start_offset), marks.high_watermark, self._context.max_decompressed_bytes)
+        wanted = Wanted(timestamp_ms, max(start_offset, marks.log_start_offset), end, self._context.max_decompressed_bytes)
         lookup = TimestampLookup(self._group, wanted, finish)
         if start_offset < 0:
             lookup.by_time()
         else:
             lookup.at_offset(wanted.start_offset)
 
-    def _lookup_newest(self, done: Callable[[ErrorCode, int, int, int], None]) -> None:
-        """The record with the largest timestamp. When the known one was deleted, what is left is looked through."""
+    def _lookup_newest(self, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]) -> None:
+        """The record with the largest timestamp; with read_committed, if it is stable. When the known one was deleted, what is left is looked through."""
         marks = self._marks
         if marks.high_watermark == marks.log_start_offset or self._max_timestamp_offset >= 0:
-            self._lookup(self._max_timestamp, self._max_timestamp_offset, done)
+            self._lookup(self._max_timestamp, self._max_timestamp_offset, read_committed, done)
             return
         newest = Newest()
 
@@ -437,7 +484,7 @@ class Partition:
             if error is not ErrorCode.NONE or newest.base_offset < 0:
                 done(error, -1, -1, -1)
             else:
-                self._lookup(newest.timestamp, newest.base_offset, done)
+                self._lookup(newest.timestamp, newest.base_offset, read_committed, done)
 
         wanted = Wanted(0, marks.log_start_offset, marks.high_watermark, self._context.max_decompressed_bytes)
         TimestampLookup(self._group, wanted, finish, newest.search).at_offset(marks.log_start_offset)

@@ -39,13 +39,14 @@ class Cursors:
         self._positions.clear()
 
 
-def gather(entries: Sequence[Entry], offset: int, end_offset: int, max_bytes: int, min_one: bool, cursors: Cursors) -> tuple[list[Buffer], int]:
-    """(chunks, bytes) of whole batches from the one that holds `offset`, in entries that begin below `end_offset`.
+def gather(entries: Sequence[Entry], offset: int, end_offset: int, max_bytes: int, min_one: bool, cursors: Cursors) -> tuple[list[Buffer], int, int]:
+    """(chunks, bytes, offset behind them) of whole batches from the one that holds `offset`, that begin below `end_offset` (where a batch begins or ends).
 
     At most `max_bytes`; with `min_one` the first batch is returned even if it is larger.
     """
     chunks: list[Buffer] = []
     size = 0
+    reached = offset
     for entry in entries:
         if entry.kind != EntryKind.DATA or entry.base_offset + entry.record_count <= offset:
             continue
@@ -53,18 +54,21 @@ def gather(entries: Sequence[Entry], offset: int, end_offset: int, max_bytes: in
             break
         start = _locate(entry, offset, cursors) if entry.base_offset < offset else 0
         left = max_bytes - size
-        if entry.size - start <= left:
+        whole = entry.base_offset + entry.record_count <= end_offset
+        if whole and entry.size - start <= left:
             chunks.extend(slice_chunks(entry.chunks, start, entry.size) if start else entry.chunks)
             size += entry.size - start
+            reached = entry.base_offset + entry.record_count
             continue
-        stop, next_offset = _cut(entry, start, left, min_one and not size)
+        stop, next_offset = _cut(entry, start, end_offset, left, min_one and not size)
         if stop > start:
             chunks.extend(slice_chunks(entry.chunks, start, stop))
             size += stop - start
+            reached = next_offset
             if stop < entry.size:
                 cursors.remember(entry.index, next_offset, stop)
         break
-    return chunks, size
+    return chunks, size, reached
 
 
 def slice_chunks(chunks: Sequence[Buffer], start: int, stop: int) -> list[Buffer]:
@@ -112,10 +116,12 @@ def _locate(entry: Entry, offset: int, cursors: Cursors) -> int:
     raise DamageError(f"entry {entry!r} does not hold offset {offset}")
 
 
-def _cut(entry: Entry, start: int, max_bytes: int, min_one: bool) -> tuple[int, int]:
-    """(position, offset) behind the last whole batch that fits."""
+def _cut(entry: Entry, start: int, end_offset: int, max_bytes: int, min_one: bool) -> tuple[int, int]:
+    """(position, offset) behind the last whole batch that begins below `end_offset` and fits."""
     stop, next_offset = start, -1
-    for position, _, size, last_offset in headers(entry.chunks, entry.size, start):
+    for position, base_offset, size, last_offset in headers(entry.chunks, entry.size, start):
+        if base_offset >= end_offset:
+            break
         if position + size - start > max_bytes and not (min_one and position == start):
             break
         stop, next_offset = position + size, last_offset + 1

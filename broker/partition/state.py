@@ -1,8 +1,9 @@
 """Formats of a partition's state and commands: msgpack arrays, the version first. Documented here, read back by every later version.
 
-State 1: [version, high_watermark, log_start_offset, max_timestamp, max_timestamp_offset, [[producer_id, epoch, [batch, …]], …]], a batch =
-[base_sequence, last_sequence, base_offset, last_offset, timestamp]. Producers stand in the order in which the log named them first, so that equal
-states have equal bytes on all replicas.
+State 2: [version, high_watermark, log_start_offset, max_timestamp, max_timestamp_offset, [[producer_id, epoch, [batch, …], last_offset, first_offset,
+coordinator_epoch], …], aborted], a batch = [base_sequence, last_sequence, base_offset, last_offset, timestamp], aborted = rows of four little-endian
+i64 (producer id, first offset, last offset, last stable offset). Producers stand in the order in which the log named them first, so that equal states
+have equal bytes on all replicas. State 1 had neither `aborted` nor the last three fields of a producer: there were no transactions.
 Command 1: [version, type, …]: type 1 = log start, then the offset; type 2 = expiry of producers, then their ids.
 To change a format: add a version here, read the old ones, write the old one until every node of a cluster reads the new one.
 """
@@ -15,9 +16,10 @@ from typing import NamedTuple
 import msgspec
 
 from broker.partition.producers import AppendedBatch, ProducerEntry
+from broker.partition.transactions import AbortedIndex, TransactionIndex
 from wal.errors import DamageError, check
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 COMMAND_VERSION = 1
 _LOG_START = 1
 _EXPIRE = 2
@@ -31,6 +33,7 @@ class PartitionState(NamedTuple):
     max_timestamp: int
     max_timestamp_offset: int
     producers: dict[int, ProducerEntry]
+    transactions: TransactionIndex
 
 
 class LogStart(NamedTuple):
@@ -48,8 +51,32 @@ class ExpireProducers(NamedTuple):
 Command = LogStart | ExpireProducers
 
 _encoder = msgspec.msgpack.Encoder()
-_StoredProducer = tuple[int, int, list[AppendedBatch]]
-_state_decoder = msgspec.msgpack.Decoder(tuple[int, int, int, int, int, list[_StoredProducer]])
+
+
+class _StoredProducer(msgspec.Struct, frozen=True, array_like=True):
+    producer_id: int
+    epoch: int
+    batches: list[AppendedBatch]
+    last_offset: int = -1
+    first_offset: int = -1
+    coordinator_epoch: int = -1
+
+    def entry(self) -> ProducerEntry:
+        last_offset = self.last_offset if self.last_offset >= 0 or not self.batches else self.batches[-1].last_offset
+        return ProducerEntry(self.epoch, tuple(self.batches), last_offset, self.first_offset, self.coordinator_epoch)
+
+
+class _StoredState(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    high_watermark: int
+    log_start_offset: int
+    max_timestamp: int
+    max_timestamp_offset: int
+    producers: list[_StoredProducer]
+    aborted: bytes = b""
+
+
+_state_decoder = msgspec.msgpack.Decoder(_StoredState)
 _command_decoder = msgspec.msgpack.Decoder(tuple[int, int, int | list[int]])
 
 
@@ -66,23 +93,25 @@ class StateEncoder:
         for producer_id, entry in state.producers.items():
             found = self._known.get(producer_id)
             if found is None or found[0] is not entry:
-                found = (entry, msgspec.Raw(_encoder.encode((producer_id, entry.epoch, entry.batches))))
+                found = (entry, msgspec.Raw(_encoder.encode((producer_id, *entry))))
             known[producer_id] = found
         self._known = known
         producers = [raw for _, raw in known.values()]
-        return _encoder.encode((STATE_VERSION, *state[:4], producers))
+        return _encoder.encode((STATE_VERSION, *state[:4], producers, state.transactions.aborted.encode()))
 
 
 def decode_state(data: bytes) -> PartitionState:
     """Raises DamageError when `data` is no state that this version can read."""
     try:
-        version, high_watermark, log_start, newest, newest_offset, producers = _state_decoder.decode(data)
+        stored = _state_decoder.decode(data)
     except msgspec.MsgspecError as cause:
         raise DamageError(f"state of a partition can not be read: {cause}") from cause
-    if version != STATE_VERSION:
-        raise DamageError(f"state of a partition has version {version}, this program reads {STATE_VERSION}: start the newer program")
-    table = {producer_id: ProducerEntry(epoch, tuple(batches)) for producer_id, epoch, batches in producers}
-    return PartitionState(high_watermark, log_start, newest, newest_offset, table)
+    if not 1 <= stored.version <= STATE_VERSION:
+        raise DamageError(f"state of a partition has version {stored.version}, this program reads up to {STATE_VERSION}: start the newer program")
+    table = {producer.producer_id: producer.entry() for producer in stored.producers}
+    opened = ((producer_id, entry.first_offset) for producer_id, entry in table.items() if entry.first_offset >= 0)
+    transactions = TransactionIndex(opened, AbortedIndex.decode(stored.aborted))
+    return PartitionState(stored.high_watermark, stored.log_start_offset, stored.max_timestamp, stored.max_timestamp_offset, table, transactions)
 
 
 def encode_command(command: Command) -> bytes:
@@ -106,7 +135,7 @@ def decode_command(data: bytes) -> Command:
 
 
 def empty_state() -> PartitionState:
-    return PartitionState(0, 0, -1, -1, {})
+    return PartitionState(0, 0, -1, -1, {}, TransactionIndex())
 
 
 __all__ = [

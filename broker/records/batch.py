@@ -45,6 +45,7 @@ _CRC = Struct(">I")
 _OFFSET = Struct(">q")
 _EPOCH = Struct(">i")
 _ATTRIBUTES = Struct(">h")
+_PRODUCER = Struct(">qh")
 
 
 class BatchInfo(NamedTuple):
@@ -185,6 +186,11 @@ def stamp_log_append_time(records: memoryview, batches: Sequence[BatchInfo], now
         _ATTRIBUTES.pack_into(records, batch.position + 21, batch.attributes | LOG_APPEND_TIME_BIT)
         _OFFSET.pack_into(records, batch.position + 35, now_ms)
         _CRC.pack_into(records, batch.position + 17, crc32c.crc32c(records[batch.position + CRC_START : batch.position + batch.size]))
+
+
+def producer_of(records: Buffer) -> tuple[int, int]:
+    """(producer id, epoch) of the first batch, whose header must be whole."""
+    return _PRODUCER.unpack_from(records, 43)
 
 
 def last_sequence(base_sequence: int, record_count: int) -> int:
