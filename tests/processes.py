@@ -29,6 +29,10 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+class EndedError(Exception):
+    """Waiting makes no sense any more."""
+
+
 def wait_until(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait until `condition()` is true; AssertionError with `what` and the last surprise when it does not become so."""
     end, last = time.monotonic() + seconds, ""
@@ -36,6 +40,8 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float = 60.0
         try:
             if condition():
                 return
+        except EndedError:
+            raise
         except Exception as error:  # noqa: BLE001 - told below when it lasts
             last = repr(error)
         time.sleep(0.05)
@@ -97,6 +103,17 @@ class NodeProcess:
         self.process.terminate()
         return self.process.wait(seconds)
 
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        def ready() -> bool:
+            if not self.running:
+                raise EndedError(f"node {self.node} ended with {self.process.returncode if self.process else None}")
+            return self.get("/health/ready")[0] == 200
+
+        try:
+            wait_until(f"node {self.node} to be ready", ready, seconds)
+        except (AssertionError, EndedError) as error:
+            raise AssertionError(f"{error}\n--- log of node {self.node}:\n{self.log_tail()}") from None
+
     def get(self, path: str) -> tuple[int, str]:
         """GET from the admin API: (status, body)."""
         try:
@@ -131,12 +148,9 @@ class ProcessCluster:
         self.wait_ready()
 
     def wait_ready(self, seconds: float = 60.0) -> None:
-        """Every node serves: its admin API says ready."""
+        """Every node serves: its admin API says ready. A node that ends meanwhile is not waited for."""
         for node in self.nodes.values():
-            try:
-                wait_until(f"node {node.node} to be ready", lambda n=node: n.running and n.get("/health/ready")[0] == 200, seconds)  # type: ignore[misc]
-            except AssertionError as error:
-                raise AssertionError(f"{error}\n--- log of node {node.node}:\n{node.log_tail()}") from None
+            node.wait_ready(seconds)
 
     def partition_leader(self, topic: str, partition: int = 0) -> int:
         """Broker id of the leader as the admin API of any node tells it, 0 when there is none."""

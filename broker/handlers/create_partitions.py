@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from broker.api import TopicResult
 from broker.errors import ErrorCode
+from broker.handlers.leaders_wait import wait_for_leaders
 from broker.handlers.services import Services
 from broker.handlers.typed import typed_route
 from broker.network.dispatcher import Route
@@ -50,6 +51,9 @@ async def handle(services: Services, request: Request, body: CreatePartitionsReq
         for (name, _, _), result in zip(good, results, strict=True):
             answers[name].error_code = result.error
             answers[name].error_message = (result.message or result.error.name) if result.error else None
+        if not body.validate_only:
+            grown = [topic for (name, _, _), result in zip(good, results, strict=True) if not result.error and (topic := services.topic(name))]
+            await wait_for_leaders(services.broker, grown, body.timeout_ms)
     return CreatePartitionsResponse(results=list(answers.values()))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from broker.api import NewTopic, TopicResult
 from broker.errors import ErrorCode
+from broker.handlers.leaders_wait import wait_for_leaders
 from broker.handlers.services import ZERO_ID, Services
 from broker.handlers.topic_names import name_problem
 from broker.handlers.topic_settings import SettingsView
@@ -41,6 +42,9 @@ async def handle(services: Services, request: Request, body: CreateTopicsRequest
         topics = [_new_topic(asked[name]) for name in good]
         answers: Sequence[TopicResult] = await services.broker.controller.create_topics(topics, body.timeout_ms, body.validate_only)
         results.update(zip(good, answers, strict=True))
+        if not body.validate_only:
+            created = [result.topic for result in answers if not result.error and result.topic is not None]
+            await wait_for_leaders(services.broker, created, body.timeout_ms)
     return CreateTopicsResponse(topics=[_encode(services, name, result) for name, result in results.items() if result is not None])
 
 

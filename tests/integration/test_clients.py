@@ -56,10 +56,11 @@ def test_confluent_kafka(cluster: ProcessCluster, admin: AdminClient, codec: str
     producer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20})
     offsets: list[int] = []
     for key, value, headers, timestamp in samples():
-        producer.produce(topic, value, key, 0, lambda e, m: offsets.append(m.offset() if e is None else -1), timestamp, headers)
+        told = lambda e, m: offsets.append(m.offset() if e is None else -1)  # noqa: E731
+        producer.produce(topic, value, key, partition=0, on_delivery=told, timestamp=timestamp, headers=headers)
     assert producer.flush(30) == 0
     assert offsets == list(range(len(samples())))
-    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "x", "fetch.message.max.bytes": 2 * MEGABYTE})
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "x", "enable.auto.commit": False, "fetch.message.max.bytes": 2 * MEGABYTE})
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     found = []
     deadline = time.monotonic() + 30
