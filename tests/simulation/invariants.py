@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_right
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from raft.core.core import Role
-from wal.entry import GroupId
+from wal.api import AppliedState
+from wal.entry import Entry, GroupId
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
     from tests.simulation.node import SimNode
+
+Fact = tuple[int, int, int]
+"""An entry, as far as it must never change: (term, payload crc, base offset)."""
 
 
 class Broken(AssertionError):
@@ -18,15 +24,15 @@ class Broken(AssertionError):
 
 
 class Invariant:
-    """`look(node, group)` runs after every event for groups in which something moved."""
+    """`look(node, group)` runs after every event in which something of the group moved on that node."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
     def look(self, node: SimNode, group: Any) -> None:
-        raise NotImplementedError
+        """Raises Broken."""
 
-    def fail(self, group: Any, text: str) -> None:
+    def fail(self, group: Any, text: str) -> NoReturn:
         raise Broken(f"{type(self).__name__}: {group.name}: {text}")
 
 
@@ -49,15 +55,17 @@ class CommittedNeverChanges(Invariant):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self.entries: dict[GroupId, list[tuple[int, int, int]]] = {}  # by index - 1: (term, payload crc, base offset)
+        self.entries: dict[GroupId, list[Fact]] = {group: [] for group in cluster.topics}  # by index - 1
         self.seen: dict[tuple[int, int, GroupId], int] = {}
 
     def look(self, node: SimNode, group: Any) -> None:
         key = (node.id, node.incarnation, group.group_id)
         done, commit = self.seen.get(key, 0), group.core.commit_index
+        if commit == done:
+            return
         if commit < done:
             self.fail(group, f"commit index of node {node.id} went back from {done} to {commit}")
-        known = self.entries.setdefault(group.group_id, [])
+        known = self.entries[group.group_id]
         index = done + 1
         while index <= commit:
             entries = group.log.memory_slice(index, 1 << 30)
@@ -69,17 +77,20 @@ class CommittedNeverChanges(Invariant):
             for entry in entries:
                 if entry.index > commit:
                     break
-                fact = (entry.term, entry.payload_crc, entry.base_offset)
-                if entry.index <= len(known):
-                    if known[entry.index - 1] != fact:
-                        self.fail(group, f"index {entry.index} was committed as {known[entry.index - 1]}, node {node.id} has {fact}")
-                elif entry.index == len(known) + 1:
-                    self.cluster.invariants.newly_committed(group, entry)
-                    known.append(fact)
-                else:
-                    self.fail(group, f"index {entry.index} committed before {len(known) + 1}")
+                self._check(node, group, entry, known)
                 index = entry.index + 1
         self.seen[key] = commit
+
+    def _check(self, node: SimNode, group: Any, entry: Entry, known: list[Fact]) -> None:
+        fact = (entry.term, entry.payload_crc, entry.base_offset)
+        if entry.index <= len(known):
+            if known[entry.index - 1] != fact:
+                self.fail(group, f"index {entry.index} was committed as {known[entry.index - 1]}, node {node.id} has {fact}")
+        elif entry.index == len(known) + 1:
+            self.cluster.invariants.durability.newly_committed(group, entry)
+            known.append(fact)
+        else:
+            self.fail(group, f"index {entry.index} is committed before {len(known) + 1}")
 
 
 class LeaderCompleteness(Invariant):
@@ -94,16 +105,16 @@ class LeaderCompleteness(Invariant):
         if core.role != Role.LEADER or (group.group_id, core.term) in self.checked:
             return
         self.checked.add((group.group_id, core.term))
-        known = self.cluster.invariants.committed.entries.get(group.group_id, [])
+        known = self.cluster.invariants.committed.entries[group.group_id]
         if group.log.last_index < len(known):
             self.fail(group, f"node {node.id} leads term {core.term} with last index {group.log.last_index}, {len(known)} are committed")
-        for index in range(max(1, len(known) - 20), len(known) + 1):
+        for index in range(max(1, len(known) - 30), len(known) + 1):
             if group.log.term(index) != known[index - 1][0]:
                 self.fail(group, f"node {node.id} leads term {core.term} with another entry at committed index {index}")
 
 
 class HighWatermarkMonotonic(Invariant):
-    """What is served never goes back, and is never more than what is applied."""
+    """What is served never goes back in a process, and is never more than what is committed."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
@@ -115,24 +126,88 @@ class HighWatermarkMonotonic(Invariant):
         if mark < self.marks.get(key, 0):
             self.fail(group, f"high watermark of node {node.id} went back from {self.marks[key]} to {mark}")
         self.marks[key] = mark
+        if group.applied_index > group.core.commit_index:
+            self.fail(group, f"node {node.id} applied {group.applied_index}, committed are {group.core.commit_index}")
 
 
-class LogMatching(Invariant):
-    """Raft 5.3: same index and term, same entry. Looked at when the cluster is at rest, over whole logs."""
+class QuarantinedIsSilent(Invariant):
+    """A quarantined replica neither leads nor serves."""
 
     def look(self, node: SimNode, group: Any) -> None:
-        pass
+        if group.log.quarantined and group.serving:
+            self.fail(group, f"node {node.id} serves while it is quarantined: {group.log.quarantined}")
 
-    def at_rest(self) -> None:
-        for group_id in self.cluster.topics:
-            seen: dict[tuple[int, int], int] = {}
-            for node in self.cluster.live_nodes():
-                group = node.groups[group_id]
-                entries = group.log.memory_slice(max(group.log.first_index, group.log.last_index - 200), 1 << 30) or []
-                for entry in entries:
-                    crc = seen.setdefault((entry.index, entry.term), entry.payload_crc)
-                    if crc != entry.payload_crc:
-                        self.fail(group, f"{entry.term}/{entry.index} differs between nodes")
+
+class StatesEqual(Invariant):
+    """A partition's state (watermarks, producers) is a pure function of the log: equal bytes at an equal index, on every replica and after a restart."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.states: dict[tuple[GroupId, int], bytes] = {}
+
+    def see(self, group: Any, state: AppliedState) -> None:
+        digest = blake2b(state.data, digest_size=8).digest()
+        if self.states.setdefault((group.group_id, state.index), digest) != digest:
+            self.fail(group, f"the state at index {state.index} differs between replicas")
+
+
+class Durable:
+    """What one process believed to be fsynced of one group when it died."""
+
+    __slots__ = ("flushed_index", "hard_term", "runs")
+
+    def __init__(self, group: Any) -> None:
+        self.flushed_index: int = group.log.flushed_index
+        self.runs: Sequence[tuple[int, int, int]] = tuple(group.log.term_runs())
+        # The term that certainly was on disk: an entry of it is flushed.
+        self.hard_term = self.term(self.flushed_index)
+
+    def term(self, index: int) -> int:
+        if index > self.flushed_index:
+            return -1
+        at = bisect_right(self.runs, index, key=lambda run: run[1])
+        return self.runs[at - 1][0] if at else 0
+
+
+class CommittedIsFlushedOnQuorum(Invariant):
+    """When an entry is first known to be committed, a quorum believes to have fsynced it; what a process believed is there after its crash."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.dead: dict[tuple[int, GroupId], Durable] = {}
+
+    def newly_committed(self, group: Any, entry: Entry) -> None:
+        holders = []
+        for node in self.cluster.nodes.values():
+            other = node.groups.get(group.group_id)
+            if node.up and other is not None:
+                if other.log.flushed_index >= entry.index and other.log.term(entry.index) == entry.term:
+                    holders.append(node.id)
+            else:
+                dead = self.dead.get((node.id, group.group_id))
+                if dead is not None and dead.term(entry.index) == entry.term:
+                    holders.append(node.id)
+        if not group.core.membership.is_quorum(holders):
+            self.fail(group, f"entry {entry.term}/{entry.index} is committed, but only on the disks of nodes {holders}")
+
+    def on_crash(self, node: SimNode) -> None:
+        for group_id, group in node.groups.items():
+            self.dead[node.id, group_id] = Durable(group)
+
+    def on_recovered(self, node: SimNode, group_log: Any) -> None:
+        dead = self.dead.get((node.id, group_log.group_id))
+        if dead is None or group_log.quarantined:
+            return
+        index = dead.flushed_index
+        if group_log.last_index < index or group_log.term(index) != dead.term(index):
+            raise Broken(
+                f"FlushedSurvives: node {node.id} {group_log.topic} had flushed {dead.term(index)}/{index}, after the crash it has "
+                f"{group_log.term(index)}/{group_log.last_index}"
+            )
+        if group_log.hard_state.term < dead.hard_term:
+            raise Broken(
+                f"HardStateSurvives: node {node.id} {group_log.topic} was in term {dead.hard_term}, after the crash in {group_log.hard_state.term}"
+            )
 
 
 class Invariants:
@@ -141,60 +216,32 @@ class Invariants:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.committed = CommittedNeverChanges(cluster)
-        self.log_matching = LogMatching(cluster)
+        self.durability = CommittedIsFlushedOnQuorum(cluster)
+        self.states = StatesEqual(cluster)
         self.all: list[Invariant] = [
             OneLeaderPerTerm(cluster),
             self.committed,
             LeaderCompleteness(cluster),
             HighWatermarkMonotonic(cluster),
-            self.log_matching,
+            QuarantinedIsSilent(cluster),
         ]
-        # (node, group) -> what its last process believed to be on disk: [(index, term)], hard state
-        self.flushed: dict[tuple[int, GroupId], tuple[int, int, int]] = {}
-        self._marks: dict[tuple[int, GroupId], tuple[int, int, int, int]] = {}
-        self._hooks: list[Callable[[], None]] = []
+        self._marks: dict[tuple[int, GroupId], tuple[object, ...]] = {}
 
     def after_event(self) -> None:
+        marks = self._marks
         for node in self.cluster.nodes.values():
             if not node.up:
                 continue
             for group_id, group in node.groups.items():
                 core = group.core
-                mark = (core.term, core.role, core.commit_index, node.partitions[group_id].high_watermark)
-                if self._marks.get((node.id, group_id)) != mark:
-                    self._marks[node.id, group_id] = mark
+                mark = (core.term, core.role, core.commit_index, group.applied_index, group.serving)
+                if marks.get((node.id, group_id)) != mark:
+                    marks[node.id, group_id] = mark
                     for invariant in self.all:
                         invariant.look(node, group)
 
-    def newly_committed(self, group: Any, entry: Any) -> None:
-        """Durability: the moment an entry is first known to be committed, a majority must hold it on disk."""
-        holders = 0
-        for node in self.cluster.nodes.values():
-            other = node.groups.get(group.group_id)
-            if node.up and other is not None:
-                if other.log.flushed_index >= entry.index and other.log.term(entry.index) == entry.term:
-                    holders += 1
-            elif self.flushed.get((node.id, group.group_id), (0, 0, 0))[0] >= entry.index:
-                holders += 1
-        if holders <= len(self.cluster.nodes) // 2:
-            raise Broken(f"CommittedIsFlushedOnMajority: {group.name} index {entry.index} term {entry.term} is on {holders} disks")
-
     def on_crash(self, node: SimNode) -> None:
-        for group_id, group in node.groups.items():
-            index = group.log.flushed_index
-            self.flushed[node.id, group_id] = (index, group.log.term(index) or 0, self.cluster.durable_term(node, group_id))
+        self.durability.on_crash(node)
 
     def on_recovered(self, node: SimNode, group_log: Any) -> None:
-        """What a process believed to be flushed is there after its crash, and the term did not go back."""
-        index, term, hard_term = self.flushed.get((node.id, group_log.group_id), (0, 0, 0))
-        if group_log.quarantined:
-            return
-        if group_log.last_index < index or (index and group_log.term(index) != term):
-            raise Broken(
-                f"FlushedSurvives: node {node.id} {group_log.topic} had flushed {term}/{index}, after the crash it has "
-                f"{group_log.term(index)}/{group_log.last_index}"
-            )
-        if group_log.hard_state.term < hard_term:
-            raise Broken(
-                f"HardStateSurvives: node {node.id} {group_log.topic} was in term {hard_term}, after the crash in {group_log.hard_state.term}"
-            )
+        self.durability.on_recovered(node, group_log)

@@ -1,40 +1,44 @@
-"""One simulated node: the real store, driver and partitions over a simulated process. Its file system outlives its processes."""
+"""One simulated node: the real store, driver and partitions in a simulated process. Its files outlive its processes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from broker.partition.config import TopicConfig
 from broker.partition.partition import Partition, PartitionContext
-from broker.records.reader import max_timestamp
+from broker.records.batch import max_timestamp
+from raft.api import Lane
 from raft.core.core import CoreLimits
 from raft.core.membership import Membership, encode
 from raft.driver import Driver, DriverSettings, Identity, World
 from raft.group import RaftGroup
 from raft.liveness import Timing
+from tests.simulation.files import PowerCut, SimFileSystem
 from tests.simulation.world import Port, SimClock, SimDisk
+from wal.api import AppliedState
 from wal.entry import GroupId
-from wal.errors import DataDirectoryError
-from wal.memory_filesystem import MemoryFileSystem
-from wal.store import WalSettings, WalStore
+from wal.memory_filesystem import Keep
+from wal.settings import WalSettings
+from wal.store import WalStore
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 CLUSTER_ID = b"simulated-cluste"
-TINY = {
-    "journal_file_bytes": 16 << 10,
-    "journal_files": 4,
-    "piece_bytes": 4 << 10,
-    "segment_bytes": 32 << 10,
-    "cache_bytes": 16 << 10,
-    "reserve_bytes": 0,
-}
+TINY = WalSettings(
+    journal_file_bytes=20 << 10,
+    journal_files=3,
+    segment_piece_bytes=4 << 10,
+    segment_piece_bytes_max=8 << 10,
+    segment_bytes=32 << 10,
+    buffer_bytes=4 << 10,
+    cache_bytes=16 << 10,
+    reserve_bytes=0,
+)
+"""60 KiB of journal: laps, rolls and checkpoints happen all the time."""
 LIMITS = CoreLimits(max_message_bytes=8 << 10, max_in_flight_messages=8, max_in_flight_bytes=32 << 10, max_message_entries=16)
-TIMING = Timing()
-MAX_PROPOSAL_BYTES = 4 << 10
+SETTINGS = DriverSettings(timing=Timing(), limits=LIMITS, max_proposal_bytes=4 << 10, max_message_bytes=8 << 10)
 
 
 class SimNode:
@@ -44,7 +48,7 @@ class SimNode:
         self.cluster = cluster
         self.id = node
         self.random = random
-        self.files = MemoryFileSystem(Random(random.getrandbits(32)))
+        self.files = SimFileSystem(Random(random.getrandbits(32)))
         self.incarnation = 0
         self.up = False
         self.clock = SimClock(cluster.scheduler)
@@ -53,54 +57,65 @@ class SimNode:
         self.driver: Any = None
         self.partitions: dict[GroupId, Partition] = {}
         self.groups: dict[GroupId, RaftGroup] = {}
-        self.fatal_error: BaseException | None = None
         self.expected_fatal = False
 
     def start(self) -> None:
+        """A new process. A disk that fails while it starts ends it again; the cluster starts it once more later."""
         cluster = self.cluster
         self.incarnation += 1
-        self.clock = SimClock(cluster.scheduler)
+        self.clock = SimClock(cluster.scheduler, self.random.randrange(1, 1_000_000))
+        slow_us = self.disk.slow_us
         self.disk = SimDisk(cluster.scheduler, self.clock)
-        self.fatal_error = None
-        try:
-            self.store = WalStore.open(self.files, "data", WalSettings(**TINY), describe=max_timestamp)
-        except DataDirectoryError as error:
-            raise AssertionError(f"node {self.id} does not start: {error}") from error
+        self.disk.slow_us = slow_us
+        self.store = WalStore.open(self.files, "data", TINY, describe=max_timestamp)
         world = World(self.clock, self.disk, Port(cluster.network, self.id), Random(self.random.getrandbits(32)))
-        settings = DriverSettings(timing=TIMING, limits=LIMITS, max_proposal_bytes=MAX_PROPOSAL_BYTES, max_message_bytes=8 << 10)
-        self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, settings, self)
+        self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, SETTINGS, self)
         self.driver.set_peers(set(cluster.node_ids))
         self.partitions, self.groups = {}, {}
         self.up = True
-        voters = encode(Membership(frozenset(cluster.node_ids), frozenset(), frozenset()))
         for group_id, topic in cluster.topics.items():
-            group_log = self.store.groups.get(group_id)
-            if group_log is None:
-                group_log = self.store.create_group(group_id, topic, voters)
-            cluster.invariants.on_recovered(self, group_log)
-            if group_log.quarantined:
-                cluster.counts["quarantined"] += 1
-            partition = Partition(None, topic, group_log.partition, group_id[:16], self._context())
-            partition.configure(TopicConfig.defaults())
-            group = self.driver.open_group(group_log, partition, self.id)
-            partition.attach(group)
-            self.partitions[group_id], self.groups[group_id] = partition, group
+            self._open(group_id, topic)
         self.driver.start()
-        from raft.api import Lane
-
         for peer in cluster.node_ids:
             if peer != self.id:
                 for lane in Lane:
                     cluster.network.dial(self, peer, lane)
 
+    def _open(self, group_id: GroupId, topic: str) -> None:
+        cluster = self.cluster
+        group_log = self.store.groups.get(group_id)
+        if group_log is None:
+            voters = Membership(frozenset(cluster.first_voters), frozenset(), frozenset())
+            group_log = self.store.create_group(group_id, topic, encode(voters))
+        cluster.invariants.on_recovered(self, group_log)
+        if group_log.quarantined:
+            cluster.counts["quarantined"] += 1
+        partition = Partition(None, topic, group_log.partition, group_id[:16], self._context())
+        partition.configure(TopicConfig())
+        group = self.driver.open_group(group_log, partition, self.id)
+        partition.attach(group)
+        self.partitions[group_id], self.groups[group_id] = partition, group
+        capture = group_log.capture_state
+
+        def captured() -> AppliedState | None:
+            state: AppliedState | None = capture()
+            if state is not None:
+                cluster.invariants.states.see(group, state)
+            return state
+
+        group_log.capture_state = captured
+
     def _context(self) -> PartitionContext:
+        store, clock = self.store, self.clock
         return PartitionContext(
-            clock=self.clock,
-            wall_time_ms=lambda: 1_700_000_000_000 + self.clock.now_ms(),
-            disk_full=lambda: bool(self.store.disk_full),
+            clock=clock,
+            wall_time_ms=lambda: 1_700_000_000_000 + self.cluster.scheduler.now_us // 1000,
+            disk_full=lambda: bool(store.disk_full),
+            node_id=self.id,
+            max_pending_bytes=64 << 10,
         )
 
-    def crash(self, torn: bool = True) -> None:
+    def crash(self, keep: Keep = "random") -> None:
         """kill -9 and power loss in one: the process is gone, and of what was not fsynced any part may be lost."""
         if not self.up:
             return
@@ -108,21 +123,24 @@ class SimNode:
         self.up = False
         self.clock.alive = False
         self.driver.stop()
-        if torn and self.disk.flush_out is not None and self.random.random() < 0.5:
-            # The crash hits in the middle of a flush: some of its writes happened.
-            self.files.stop_after(self.random.randrange(0, 6))
-            try:
-                self.disk.flush_out.run()
-            except Exception:  # noqa: BLE001 - whatever the torn flush says, the process is dead
-                self.cluster.counts["torn_flush"] += 1
-            self.files.stop_after(None)
-        self.files.crash(self.random)
+        for kind, job in list(self.disk.out.items()):
+            # The power fails in the middle of what a disk thread is doing: some of its writes have happened.
+            if self.random.random() < 0.5:
+                self.files.fuse = self.random.randrange(0, 6)
+                try:
+                    job.run()
+                except PowerCut:
+                    self.cluster.counts[f"torn_{kind}"] += 1
+                except Exception:  # noqa: BLE001 - whatever the job says, its process is dead
+                    self.cluster.counts["failed_at_crash"] += 1
+                self.files.fuse = None
+        self.disk.out.clear()
+        self.files.crash(self.random, keep)
         self.cluster.network.node_died(self.id)
 
     # -- raft.driver.DriverEvents ---------------------------------------------------------------------------------
 
     def on_fatal(self, error: BaseException) -> None:
-        self.fatal_error = error
         self.cluster.on_fatal(self, error)
 
     def on_news(self, sender: int, news: Any) -> None:
@@ -139,6 +157,3 @@ class SimNode:
 
     def on_leader(self, group: RaftGroup) -> None:
         self.cluster.scheduler.trace(f"n{self.id} {group.name} term {group.term} leader {group.leader} serving {group.serving}")
-
-
-__all__ = ["CLUSTER_ID", "Counter", "SimNode"]

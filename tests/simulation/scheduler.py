@@ -7,6 +7,8 @@ import heapq
 from collections.abc import Callable
 from random import Random
 
+SECOND_US = 1_000_000
+
 
 class Scheduler:
     """Runs events in order of (time, number). `after_event` is called after each one: that is where the invariants look."""

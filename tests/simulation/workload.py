@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.api import AppendResult, ReadResult
 from broker.errors import ErrorCode
-from broker.records.batch import iterate_headers
-from broker.records.reader import encode_batch, iterate_records
+from broker.records.builder import build_batch
+from broker.records.reader import Record, read_batches
 from tests.simulation.invariants import Broken
 from wal.entry import GroupId
 
@@ -16,53 +17,58 @@ if TYPE_CHECKING:
 
 RETRY_US = 60_000
 TIMEOUT_US = 1_500_000
+WALL_MS = 1_700_000_000_000
+MAY_BE_REFUSED = frozenset((ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.KAFKA_STORAGE_ERROR))
 
 
 class History:
-    """What clients saw of one partition. Values are unique."""
+    """What clients saw of one partition. Values are unique. `acknowledged_end`: offset behind the last acknowledged record."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.acknowledged: dict[int, bytes] = {}  # offset -> value
+        self.acknowledged_end = 0
         self.read: dict[int, bytes] = {}
         self.sent: set[bytes] = set()
-        self.failed: set[bytes] = set()
 
-    def acknowledge(self, offset: int, values: list[bytes]) -> None:
+    def acknowledge(self, offset: int, values: Sequence[bytes]) -> None:
         for number, value in enumerate(values):
             found = self.acknowledged.setdefault(offset + number, value)
             if found != value:
-                raise Broken(f"AcknowledgedTwice: {self.name} offset {offset + number}: {found!r} and {value!r}")
+                raise Broken(f"AcknowledgedTwice: {self.name} offset {offset + number}: {found[:20]!r} and {value[:20]!r}")
+            if self.read.get(offset + number, value) != value:
+                raise Broken(f"OffsetMoved: {self.name} offset {offset + number} was read as {self.read[offset + number][:20]!r}")
+        self.acknowledged_end = max(self.acknowledged_end, offset + len(values))
 
     def see(self, offset: int, value: bytes) -> None:
         if value not in self.sent:
-            raise Broken(f"NeverSent: {self.name} offset {offset} holds {value!r}")
+            raise Broken(f"NeverSent: {self.name} offset {offset} holds {value[:20]!r}")
         found = self.read.setdefault(offset, value)
         if found != value:
-            raise Broken(f"InconsistentOffset: {self.name} offset {offset} was read as {found!r} and as {value!r}")
+            raise Broken(f"InconsistentOffset: {self.name} offset {offset} was read as {found[:20]!r} and as {value[:20]!r}")
         acknowledged = self.acknowledged.get(offset)
         if acknowledged is not None and acknowledged != value:
-            raise Broken(f"OffsetMoved: {self.name} offset {offset} was acknowledged for {acknowledged!r}, holds {value!r}")
+            raise Broken(f"OffsetMoved: {self.name} offset {offset} was acknowledged for {acknowledged[:20]!r}, holds {value[:20]!r}")
 
-    def check_final(self, values: list[bytes]) -> None:
+    def check_final(self, values: Sequence[bytes]) -> None:
         """`values`: the whole partition, read from offset 0 after healing."""
-        for offset, value in enumerate(values):
-            self.see(offset, value)
         for offset, value in self.acknowledged.items():
             if offset >= len(values) or values[offset] != value:
-                raise Broken(f"LostWrite: {self.name} offset {offset} acknowledged for {value!r}, the partition ends at {len(values)}")
+                raise Broken(f"LostWrite: {self.name} offset {offset} acknowledged for {value[:20]!r}, the partition ends at {len(values)}")
+        for offset, value in enumerate(values):
+            self.see(offset, value)
         if len(set(values)) != len(values):
             raise Broken(f"Duplicate: {self.name} holds a value twice")
         last: dict[bytes, int] = {}
         for value in values:
             writer, number = value.split(b":")[:2]
-            if int(number) <= last.get(writer, -1):
-                raise Broken(f"Reordered: {self.name}: {value!r} after number {last[writer]}")
+            if int(number) != last.get(writer, -1) + 1:
+                raise Broken(f"Reordered: {self.name}: {value[:20]!r} after number {last.get(writer, -1)}")
             last[writer] = int(number)
 
 
 class Writer:
-    """One idempotent producer on one partition, one batch at a time."""
+    """One idempotent producer on one partition, one batch at a time. `paused`: finish the batch that is out and rest."""
 
     def __init__(self, cluster: Cluster, group_id: GroupId, number: int) -> None:
         self.cluster, self.group_id, self.number = cluster, group_id, number
@@ -72,94 +78,104 @@ class Writer:
         self.sent = 0
         self.target = cluster.random.choice(cluster.node_ids)
         self.attempt = 0
-        self.stopped = False
+        self.paused = False
+        self.idle = False
+        self.batches = 0  # acknowledged
         self.batch = b""
         self.values: list[bytes] = []
 
     def next_batch(self) -> None:
-        if self.stopped:
+        self.idle = self.paused
+        if self.idle:
             return
         random = self.cluster.random
-        count = random.choice((1, 1, 2, 5))
         self.values = []
-        for _ in range(count):
+        for _ in range(random.choice((1, 1, 2, 5))):
             padding = b"x" * random.choice((0, 10, 200, 900))
             self.values.append(b"%d:%d:%s" % (self.number, self.sent, padding))
             self.sent += 1
         self.history.sent.update(self.values)
-        now = 1_700_000_000_000 + self.cluster.scheduler.now_us // 1000
-        self.batch = bytes(
-            encode_batch([(None, value) for value in self.values], now, producer_id=self.producer_id, producer_epoch=0, base_sequence=self.sequence)
-        )
+        now = WALL_MS + self.cluster.scheduler.now_us // 1000
+        records = [Record(0, now, None, value) for value in self.values]
+        self.batch = bytes(build_batch(records, producer=(self.producer_id, 0, self.sequence)))
         self.send()
 
     def send(self) -> None:
         self.attempt += 1
-        attempt = self.attempt
+        attempt, values, batch = self.attempt, self.values, self.batch
         node = self.cluster.nodes[self.target]
-        self.cluster.scheduler.at(TIMEOUT_US, lambda: self.retry(attempt, "timeout"))
-        if not node.up or node.clock.stopped:
+        self.cluster.scheduler.at(TIMEOUT_US, lambda: self.retry(attempt))
+        if not node.up:
+            self.cluster.scheduler.at(RETRY_US, lambda: self.retry(attempt))
             return
+        clock, partition = node.clock, node.partitions[self.group_id]
 
         def deliver() -> None:
-            partition = node.partitions.get(self.group_id)
-            if partition is not None:
-                partition.append(memoryview(bytearray(self.batch)), -1, lambda result: self.answered(attempt, result))
+            partition.append(memoryview(bytearray(batch)), -1, lambda result: self.answered(attempt, values, result))
 
-        self.cluster.scheduler.at(self.cluster.random.randrange(50, 500), lambda clock=node.clock: clock.run(deliver))  # type: ignore[misc]
+        self.cluster.scheduler.at(self.cluster.random.randrange(50, 500), lambda: clock.run(deliver))
 
-    def answered(self, attempt: int, result: AppendResult) -> None:
+    def answered(self, attempt: int, values: Sequence[bytes], result: AppendResult) -> None:
+        cluster = self.cluster
+        if result.error == ErrorCode.NONE:
+            self.history.acknowledge(result.base_offset, values)  # an answer that comes too late is still a promise
+            cluster.scheduler.trace(f"ack {self.number} {result.base_offset}")
+        elif attempt == self.attempt and result.error not in MAY_BE_REFUSED:
+            raise Broken(f"UnexpectedError: {self.history.name}: {result.error.name}: {result.message}")
         if attempt != self.attempt:
-            # An answer that came too late is still a promise.
-            if result.error == ErrorCode.NONE:
-                self.cluster.counts["late_acknowledgements"] += 1
+            cluster.counts["late_answers"] += 1
             return
         if result.error == ErrorCode.NONE:
-            self.history.acknowledge(result.base_offset, self.values)
-            self.cluster.counts["acknowledged"] += len(self.values)
-            self.cluster.scheduler.trace(f"ack {self.number} {result.base_offset}")
+            cluster.counts["acknowledged"] += len(values)
+            self.batches += 1
             self.attempt += 1
-            self.sequence += len(self.values)
-            self.cluster.scheduler.at(self.cluster.random.randrange(100, 20_000), self.next_batch)
+            self.sequence += len(values)
+            cluster.scheduler.at(cluster.random.randrange(100, cluster.pace_us), self.next_batch)
             return
-        self.cluster.counts[f"error_{result.error.name}"] += 1
-        self.cluster.scheduler.at(RETRY_US, lambda: self.retry(attempt, result.error.name))
+        cluster.counts[f"error_{result.error.name}"] += 1
+        cluster.scheduler.at(RETRY_US, lambda: self.retry(attempt))
 
-    def retry(self, attempt: int, _reason: str) -> None:
-        if attempt != self.attempt or (self.stopped and not self.values):
-            return
-        self.target = self.cluster.believed_leader(self.group_id)
-        self.send()
+    def retry(self, attempt: int) -> None:
+        if attempt == self.attempt:
+            self.cluster.counts["retries"] += 1
+            self.target = self.cluster.believed_leader(self.group_id)
+            self.send()
 
 
 class Reader:
-    """Reads one partition from its leader again and again; restarts from a random earlier offset now and then."""
+    """Reads one partition from whoever claims to lead it, again and again; goes back to a random earlier offset now and then."""
 
     def __init__(self, cluster: Cluster, group_id: GroupId) -> None:
         self.cluster, self.group_id = cluster, group_id
         self.history = cluster.histories[group_id]
         self.offset = 0
-        self.stopped = False
 
     def poll(self) -> None:
-        if self.stopped:
-            return
         cluster = self.cluster
         cluster.scheduler.at(cluster.random.randrange(20_000, 80_000), self.poll)
         node = cluster.nodes[cluster.believed_leader(self.group_id)]
-        if not node.up or node.clock.stopped:
+        if not node.up:
             return
-        asked = self.offset
+        partition, clock = node.partitions[self.group_id], node.clock
 
-        def done(result: ReadResult) -> None:
-            if result.error == ErrorCode.NONE:
-                self.take(asked, result)
-            elif result.error == ErrorCode.OFFSET_OUT_OF_RANGE:
-                raise Broken(f"OffsetOutOfRange: {self.history.name} offset {asked} was readable before")
+        def ask() -> None:
+            asked, acknowledged_end = self.offset, self.history.acknowledged_end
 
-        node.clock.run(lambda: node.partitions[self.group_id].read(asked, 4096, -1, False, True, done))
+            def done(result: ReadResult) -> None:
+                if result.error == ErrorCode.NONE:
+                    self.take(asked, acknowledged_end, result)
+                elif result.error == ErrorCode.OFFSET_OUT_OF_RANGE:
+                    raise Broken(f"OffsetOutOfRange: {self.history.name} offset {asked} was readable before")
 
-    def take(self, asked: int, result: ReadResult) -> None:
+            partition.read(asked, 4096, -1, False, True, done)
+
+        clock.run(ask)
+
+    def take(self, asked: int, acknowledged_end: int, result: ReadResult) -> None:
+        if result.high_watermark < acknowledged_end:
+            raise Broken(
+                f"StaleRead: {self.history.name}: a leader answered with high watermark {result.high_watermark} when {acknowledged_end} was acknowledged"
+            )
         following = asked
         for offset, value in decode_values(result.chunks):
             if offset < asked:
@@ -178,8 +194,5 @@ class Reader:
 
 
 def decode_values(chunks: Any) -> list[tuple[int, bytes]]:
-    data = memoryview(b"".join(chunks))
-    found = []
-    for header in iterate_headers(data):
-        found.extend((record.offset, bytes(record.value or b"")) for record in iterate_records(data[header.position : header.position + header.size]))
-    return found
+    """(offset, value) of every record."""
+    return [(record.offset, bytes(record.value or b"")) for record in read_batches(b"".join(chunks))]

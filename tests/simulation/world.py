@@ -101,13 +101,15 @@ class SimDisk:
 class End:
     """One end of a session: the process that holds it, and whether that process believes it to be open."""
 
-    __slots__ = ("clock", "driver", "last_us", "node", "open", "queued", "stuck", "stuck_since")
+    __slots__ = ("busy_until_us", "clock", "driver", "last_us", "node", "open", "queued", "stuck", "stuck_since", "wanted")
 
     def __init__(self, node: SimNode) -> None:
         self.node = node.id
         self.clock = node.clock
         self.driver = node.driver
         self.open = True
+        self.busy_until_us = 0  # when the message that this end writes has left
+        self.wanted = False  # it was asked whether it is ready, in vain
         self.queued = 0  # bytes on their way to this end
         self.last_us = 0  # when the last of them arrives
         self.stuck: list[bytes] = []  # held back by a cut
@@ -235,6 +237,8 @@ class SimNetwork:
             self.close(session, "lost")
             return True
         far.queued += len(data)
+        if self.scheduler.random.random() < 0.2:
+            near.busy_until_us = self.scheduler.now_us + self.scheduler.random.randrange(50, 3000)
         if self.cuts[near.node, far.node] or far.stuck:
             if not far.stuck:
                 far.stuck_since = self.scheduler.now_us
@@ -253,6 +257,31 @@ class SimNetwork:
         if self.duplication and session.lane == Lane.DATA and self.scheduler.random.random() < self.duplication:
             self.counts["message_duplicated"] += 1
             self.scheduler.at(far.last_us - now + self._delay() * 3, lambda: far.clock.run(lambda: self._receive(session, side, data, False)))
+
+    def ready(self, session: Session, side: int) -> bool:
+        """Whether a message of the end `side` would leave at once; `on_ready` follows otherwise."""
+        near, far = session.ends[side], session.ends[1 - side]
+        if self.scheduler.now_us >= near.busy_until_us and not far.stuck:
+            return True
+        if not near.wanted:
+            near.wanted = True
+            self.counts["not_ready"] += 1
+            self._when_ready(session, side)
+        return False
+
+    def _when_ready(self, session: Session, side: int) -> None:
+        near, far = session.ends[side], session.ends[1 - side]
+
+        def look() -> None:
+            if not near.open or not near.wanted:
+                return
+            if far.stuck and not session.broken:
+                self._when_ready(session, side)
+            else:
+                near.wanted = False
+                near.clock.run(near.driver.on_ready)
+
+        self.scheduler.at(max(near.busy_until_us - self.scheduler.now_us, 1) + (RETRANSMIT_US // 4 if far.stuck else 0), look)
 
     def _retransmit(self, session: Session, side: int) -> None:
         near, far = session.ends[side], session.ends[1 - side]
@@ -299,6 +328,14 @@ class Port:
     def send_answer(self, peer: int, lane: Lane, parts: Sequence[Any]) -> bool:
         session = self._network.accepted.get((peer, self._node, lane))
         return session is not None and self._network.carry(session, 1, b"".join(parts))
+
+    def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
+        network = self._network
+        if outgoing:
+            session = network.sessions.get((self._node, peer, lane))
+            return session is None or network.ready(session, 0)
+        session = network.accepted.get((peer, self._node, lane))
+        return session is None or network.ready(session, 1)
 
     def send_snapshot(self, peer: int, group: Any, index: int, term: int, done: Callable[[bool], None]) -> None:
         done(False)

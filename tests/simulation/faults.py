@@ -1,0 +1,189 @@
+"""What goes wrong. Each kind is drawn by the seed and counted; a majority may be down at any time, because nothing acknowledged may be lost even then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.simulation.scheduler import SECOND_US
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from tests.simulation.cluster import Cluster
+    from tests.simulation.node import SimNode
+    from tests.simulation.world import Session
+
+
+class Faults:
+    """Draws one fault after the other until `heal`. `kinds` by name, with their weights."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.random: Random = cluster.random
+        self.active = True
+        kinds: dict[Callable[[], None], int] = {
+            self.crash_one: 2,
+            self.crash_leader: 2,
+            self.crash_majority: 1,
+            self.crash_all: 1,
+            self.power_loss_keeps_nothing: 1,
+            self.stop_process: 2,
+            self.cut_one_way: 2,
+            self.isolate: 2,
+            self.reset_sessions: 1,
+            self.delay: 1,
+            self.loss: 1,
+            self.duplication: 1,
+            self.slow_disk: 1,
+            self.fsync_error: 1,
+            self.disk_full: 1,
+            self.transfer: 2,
+            self.load: 1,
+        }
+        if len(cluster.node_ids) > len(cluster.first_voters):
+            kinds[self.move_replica] = 4
+        self.kinds = [kind for kind, weight in kinds.items() for _ in range(weight)]
+
+    def start(self) -> None:
+        self.cluster.scheduler.at(self.random.randrange(100_000, SECOND_US), self._next)
+
+    def _next(self) -> None:
+        if not self.active:
+            return
+        kind = self.random.choice(self.kinds)
+        name = getattr(kind, "__name__", "")
+        self.cluster.counts[f"fault_{name}"] += 1
+        self.cluster.scheduler.trace(name)
+        kind()
+        self.cluster.scheduler.at(self.random.randrange(30_000, 1_200_000), self._next)
+
+    def _later(self, low_us: int, high_us: int, callback: Callable[[], None]) -> None:
+        self.cluster.scheduler.at(self.random.randrange(low_us, high_us), callback)
+
+    def _any(self) -> SimNode:
+        return self.cluster.nodes[self.random.choice(self.cluster.node_ids)]
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def _crash(self, node: SimNode, nothing_kept: bool = False) -> None:
+        if node.up:
+            node.crash("none" if nothing_kept else "random")
+            self._later(10_000, 3 * SECOND_US, lambda: self.cluster.restart(node))
+
+    def crash_one(self) -> None:
+        self._crash(self._any())
+
+    def crash_leader(self) -> None:
+        group = self.random.choice(list(self.cluster.topics))
+        for node in self.cluster.live_nodes():
+            if node.groups[group].serving:
+                self._crash(node)
+                return
+
+    def crash_majority(self) -> None:
+        for node in self.random.sample(self.cluster.node_ids, len(self.cluster.node_ids) // 2 + 1):
+            self._crash(self.cluster.nodes[node])
+
+    def crash_all(self) -> None:
+        for node in self.cluster.nodes.values():
+            self._crash(node)
+
+    def power_loss_keeps_nothing(self) -> None:
+        """Everything that was not fsynced is gone, on every node: what was acknowledged must not rest on a cache."""
+        for node in self.cluster.nodes.values():
+            self._crash(node, nothing_kept=True)
+
+    def stop_process(self) -> None:
+        node = self._any()
+        if node.up and not node.clock.stopped:
+            clock = node.clock
+            clock.stopped = True
+            self._later(50_000, 4 * SECOND_US, clock.resume)
+
+    # -- network --------------------------------------------------------------------------------------------------
+
+    def cut_one_way(self) -> None:
+        one, other = self.random.sample(self.cluster.node_ids, 2)
+        self._cut([(one, other)])
+
+    def isolate(self) -> None:
+        alone = self.random.choice(self.cluster.node_ids)
+        others = [other for other in self.cluster.node_ids if other != alone]
+        self._cut([(alone, other) for other in others] + [(other, alone) for other in others])
+
+    def _cut(self, pairs: list[tuple[int, int]]) -> None:
+        cuts = self.cluster.network.cuts
+        cuts.update(pairs)
+        self._later(100_000, 5 * SECOND_US, lambda: cuts.subtract(pairs))
+
+    def reset_sessions(self) -> None:
+        sessions: list[Session] = list(self.cluster.network.sessions.values())
+        for session in sessions:
+            if self.random.random() < 0.5:
+                self.cluster.network.close(session, "reset")
+
+    def delay(self) -> None:
+        self.cluster.network.delay_us = self.random.choice(((100, 1500), (1000, 30_000), (10_000, 300_000)))
+        self._later(100_000, 3 * SECOND_US, lambda: setattr(self.cluster.network, "delay_us", (100, 1500)))
+
+    def loss(self) -> None:
+        self.cluster.network.loss = self.random.choice((0.0, 0.01, 0.1))
+
+    def duplication(self) -> None:
+        self.cluster.network.duplication = self.random.choice((0.0, 0.05, 0.3))
+
+    # -- disk -----------------------------------------------------------------------------------------------------
+
+    def slow_disk(self) -> None:
+        node = self._any()
+        node.disk.slow_us = self.random.choice((50_000, 400_000))
+        self._later(100_000, 3 * SECOND_US, lambda: setattr(node.disk, "slow_us", 0))
+
+    def fsync_error(self) -> None:
+        node = self._any()
+        if node.up:
+            node.expected_fatal = True
+            node.files.faults.sync_errors = 1
+
+    def disk_full(self) -> None:
+        files = self._any().files
+        files.faults.free_bytes = self.random.randrange(0, 16 << 10)
+        self._later(100_000, 2 * SECOND_US, lambda: setattr(files.faults, "free_bytes", None))
+
+    # -- the cluster's own moves ------------------------------------------------------------------------------------
+
+    def transfer(self) -> None:
+        for node in self.cluster.live_nodes():
+            for group in node.groups.values():
+                if group.serving and self.random.random() < 0.5:
+                    group.transfer_leadership(self.random.choice(self.cluster.node_ids))
+
+    def load(self) -> None:
+        self.cluster.pace_us = self.random.choice((2_000, 20_000, 200_000))
+
+    def move_replica(self) -> None:
+        """Another set of voters is wished for one group; `Cluster.reconcile` goes there step by step."""
+        group = self.random.choice(list(self.cluster.topics))
+        count = self.random.choice((2, 3, 3, 4))
+        self.cluster.wished[group] = frozenset(self.random.sample(self.cluster.node_ids, count))
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        self.active = False
+        cluster = self.cluster
+        network = cluster.network
+        network.cuts.clear()
+        network.loss = network.duplication = 0.0
+        network.delay_us = (100, 1500)
+        cluster.pace_us = 20_000
+        for node in cluster.nodes.values():
+            node.files.faults.sync_errors = 0
+            node.files.faults.free_bytes = None
+            node.expected_fatal = False
+            node.disk.slow_us = 0
+            if node.clock.stopped:
+                node.clock.resume()
+            cluster.restart(node)
+
