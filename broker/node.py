@@ -142,7 +142,13 @@ class Node:
         self.housekeeping.watch_pressure()
 
     def on_snapshot_needed(self, group: RaftGroup, replica: int, index: int, term: int) -> None:
-        self.meta.send_snapshot(group, replica, index, term)
+        if group.group_id == META_GROUP:
+            self.meta.send_snapshot(group, replica, index)
+        else:
+            self.partitions.refuse_snapshot(group, replica, index)
+
+    def on_snapshot_received(self, group: RaftGroup, index: int, term: int, path: str) -> None:
+        self.meta.on_received(group, index, path)
 
     def on_peer_lost(self, peer: int) -> None:
         self.leaders.node_gone(peer)
@@ -207,12 +213,12 @@ class Node:
         self.meta = MetaGroup(self)
         self._first_peers = {node_id: address for node_id, address in _addresses(found).items() if node_id != self.node_id}
         self.machine.add_listener(self._on_image)
-        self.meta.open()
+        self.meta.open(identity.generation)
         self.partitions.open_recovered()
         self._know_peers(self.machine.image)
         self.partitions.on_image(MetadataImage(), self.machine.image)
         self.driver.start()
-        self.links.attach(self.driver, Inspector(self), self.meta, self.meta, cluster_id)
+        self.links.attach(self.driver, Inspector(self), self.meta.files.source, self.meta.files.receiver, cluster_id)
 
     def _flush_now(self) -> None:
         """Only while starting: nothing else runs yet."""

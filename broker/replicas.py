@@ -61,6 +61,7 @@ class Replicas:
         self.by_id: dict[GroupId, Partition] = {}
         self.groups: dict[GroupId, RaftGroup] = {}
         self._isr: dict[GroupId, tuple[int, ...]] = {}
+        self._behind_start: set[tuple[GroupId, int]] = set()  # complained about
 
     # -- broker.api.Partitions ------------------------------------------------------------------------------------
 
@@ -161,6 +162,13 @@ class Replicas:
             self._isr[group.group_id] = known
             self.leaders.set(group.group_id, group.term, self.node, isr)
             self.driver.post.publish(LeaderNews(group.group_id, group.term, self.node, isr))
+
+    def refuse_snapshot(self, group: RaftGroup, replica: int, index: int) -> None:
+        """The driver's event: `replica` needs what retention has deleted. Partitions send no snapshots: it has to wait for another way."""
+        if (group.group_id, replica) not in self._behind_start:
+            self._behind_start.add((group.group_id, replica))
+            log.warning("%s: the replica on node %d needs entries up to %d, which are deleted here", group.name, node_of(replica), index)
+        group.core.report_snapshot(replica, False)
 
     def sweep_isr(self) -> None:
         """Once a second: replicas fall out of sync by time alone."""

@@ -16,7 +16,7 @@ from raft.core.message import node_of
 from raft.liveness import NEVER, quorum_contact_ms
 from wal.api import GroupLog, ReadJob
 from wal.entry import Entry, GroupId
-from wal.errors import check
+from wal.errors import DamageError, InvariantError, check
 
 if TYPE_CHECKING:
     from raft.driver import Driver
@@ -138,10 +138,15 @@ class RaftGroup:
         return found
 
     def read(self, job: ReadJob, done: Callable[[BaseException | None], None]) -> None:
-        self.driver.disk.submit_read(job, done)
+        def finished(error: BaseException | None) -> None:
+            if isinstance(error, DamageError) and self.driver.is_open(self):
+                self.driver.quarantine(self, error)
+            done(error)
+
+        self.driver.disk.submit_read(job, finished)
 
     def transfer_leadership(self, target_node: int) -> None:
-        target = next((r for r in self.core.membership.voters if node_of(r) == target_node), 0)
+        target = max((r for r in self.core.membership.voters if node_of(r) == target_node), default=0)
         if target:
             self.driver.elections.transfer(self, target)
 
@@ -172,6 +177,28 @@ class RaftGroup:
         self.abandon_membership_change()
         for _, _, done in waiting:
             done(-1)
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def install_snapshot(self, index: int, term: int, configuration: bytes, next_offset: int, data: bytes) -> bool:
+        """Go on behind a snapshot that is on disk here, read and checked; whether it replaced the log and the state.
+
+        A log that holds all of it stays, and the state follows by applying. The leader is answered when the replaced log is durable.
+        """
+        replaced = index > self.applied_index and self.core.restore(index, term, configuration, next_offset)
+        if replaced:
+            self.machine.install(index, data)
+            self.applied_index = index
+            log.info("%s term %d: snapshot installed: index=%d", self.name, self.term, index)
+        elif index <= self.applied_index:
+            self.core.restore(index, term, configuration, next_offset)  # tells the leader that all of it is here
+        self.driver.touch(self)
+        return replaced
+
+    def refuse_snapshot(self, index: int) -> None:
+        """The snapshot that was received is damaged: the leader sends another one."""
+        self.core.refuse_snapshot(index)
+        self.driver.touch(self)
 
     # -- what the driver does with it -----------------------------------------------------------------------------
 
@@ -210,7 +237,7 @@ class RaftGroup:
     def apply_committed(self) -> None:
         """Give committed entries to the state machine, in order; start serving when the no-op of our term is among them."""
         commit = self.core.commit_index
-        while self.applied_index < commit and not self.reading:
+        while self.applied_index < commit and not self.reading and not self.log.quarantined:
             entries = self.log.memory_slice(self.applied_index + 1, APPLY_BYTES)
             if entries is None:
                 self._read_to_apply()
@@ -245,17 +272,25 @@ class RaftGroup:
 
         def done(error: BaseException | None) -> None:
             self.reading = False
-            if error is not None:
-                self.driver.fatal(error)
-                return
             if not self.driver.is_open(self):
                 return
-            check(bool(job.entries), f"{self.name}: committed entry {low} can not be read")
-            if self.applied_index + 1 == low:
-                self._apply(job.entries, self.core.commit_index)
+            if self.applied_index + 1 == low:  # otherwise a snapshot came meanwhile, and what was read, or could not be, is of no use
+                if isinstance(error, DamageError):
+                    self.driver.quarantine(self, error)
+                    return
+                if error is None and not job.entries:
+                    error = InvariantError(f"{self.name}: committed entry {low} can not be read")
+                if error is not None:
+                    self.driver.fatal(error)
+                    return
+                try:
+                    self._apply(job.entries, self.core.commit_index)
+                except BaseException as surprise:  # noqa: BLE001 - any surprise here ends the worker, with its cause
+                    self.driver.fatal(surprise)
+                    return
             self.driver.touch(self)
 
-        self.read(job, done)
+        self.driver.disk.submit_read(job, done)
 
     def note_progress(self) -> None:
         """Leader: remember who holds everything (isr), and tell the state machine once per turn."""
@@ -284,5 +319,8 @@ class RaftGroup:
         return self.core.replica in membership.voters or self.core.replica in membership.voters_outgoing
 
     def replica_on(self, node: int) -> int:
-        """The replica id of the member on `node`; the node id itself when it has none."""
-        return next((r for r in self.core.membership.members if node_of(r) == node), node)
+        """The replica id of the member on `node`; the node id itself when it has none.
+
+        A node whose disk was lost may be a member twice for a while, under its old and its new id: only the newer one lives.
+        """
+        return max((r for r in self.core.membership.members if node_of(r) == node), default=node)

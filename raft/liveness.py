@@ -13,10 +13,12 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from raft.api import Lane
-from raft.core.message import Message
+from raft.core.membership import Membership
+from raft.core.message import Message, node_of
 from wal.entry import GroupId
 
 if TYPE_CHECKING:
@@ -157,6 +159,16 @@ class Timers:
             fire(group, kind)
 
 
+@lru_cache(maxsize=1024)
+def superseded(membership: Membership) -> frozenset[int]:
+    """Members whose node is a member under a newer replica id too: their disk is gone, so that what the node says is not said for them."""
+    members = membership.members
+    newest: dict[int, int] = {}
+    for replica in sorted(members):
+        newest[node_of(replica)] = replica
+    return members - frozenset(newest.values())
+
+
 def quorum_contact_ms(group: RaftGroup, peers: dict[int, Peer], now_ms: int) -> int:
     """Latest time T such that a majority confirmed our leadership of `group` in a message that we sent at T or later; NEVER if none.
 
@@ -164,16 +176,17 @@ def quorum_contact_ms(group: RaftGroup, peers: dict[int, Peer], now_ms: int) -> 
     """
     core = group.core
     term, own, group_id = core.term, core.replica, group.group_id
+    membership = core.membership
+    dead = superseded(membership)
 
     def contact(replica: int) -> int:
         if replica == own:
             return now_ms
         peer = peers.get(replica & 0xFFFFFFFF)
-        if peer is None or peer.agreed.get(group_id) != term:
+        if peer is None or peer.agreed.get(group_id) != term or replica in dead:
             return NEVER
         return peer.acked_ms
 
-    membership = core.membership
     worst = now_ms
     for voters in (membership.voters, membership.voters_outgoing):
         if voters:

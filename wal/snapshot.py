@@ -99,9 +99,11 @@ class SnapshotStore:
             receiver.abort()
             raise
 
-    def latest(self) -> Snapshot | None:
-        """The newest snapshot that is whole; damaged ones are passed over."""
+    def latest(self, index_max: int = 1 << 63) -> Snapshot | None:
+        """The newest snapshot that is whole and not above `index_max`; damaged ones are passed over."""
         for index in sorted(self._indexes(), reverse=True):
+            if index > index_max:
+                continue
             try:
                 return self.verify(f"{self._directory}/{snapshot_name(index)}")
             except DamageError:
