@@ -458,6 +458,10 @@ class Driver:
             which = "pre-vote" if kind == MessageType.PRE_VOTE_RESPONSE else "vote"
             log.info("%s: Vote granted by node %d (%s, term %d)", group.name, peer.node, which, message.term)
         core.step(message, False)
+        if kind == MessageType.APPEND_RESPONSE:
+            progress = core.progress.get(message.sender)
+            if progress is not None and progress.told_commit < progress.match_index and progress.told_commit < core.commit_index:
+                self._commit_changed[group.group_id] = group  # it holds now what was committed, and told to the others, before
         self.touch(group)
 
     def ask(self, group: RaftGroup, message: Message, done: Callable[[Message], None]) -> None:

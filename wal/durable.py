@@ -161,6 +161,7 @@ class DurableLog:
         if not before or before[-1][1] != generation:
             before.append((index, generation))
         self.ranges = before + after
+        self.prune()  # what lay before the copied entry may be in segments entirely: nothing else would ever give its generation up
 
 
 def keep_last_base(configurations: Configurations, first_index: int) -> None:

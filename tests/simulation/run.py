@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--quiet", action="store_true", help="only the last line of a failure")
     options = parser.parse_args()
     if options.seed is not None:
         result = run_seed(options.seed)
@@ -38,7 +39,7 @@ def main() -> int:
         for done, outcome in enumerate(pool.imap_unordered(_run, seeds), 1):
             if isinstance(outcome, str):
                 failed.append(outcome)
-                print(outcome, flush=True)
+                print(outcome.split("\n", 1)[0] + " " + outcome.strip().rsplit("\n", 1)[-1] if options.quiet else outcome, flush=True)
             else:
                 counts.update(outcome.counts)
             if done % 50 == 0 and sys.stderr.isatty():
