@@ -265,15 +265,17 @@ class WalStore:
         target = journal.generation - 2
         if any(0 < file.generation <= target for file in journal.files):
             self._clean_target = target
-            self._copy_reserve = sum(
-                sum(
-                    entry.size + HEADER_BYTES for entry in log.memory_entries if log.durable.segments.written_index < entry.index <= log.flushed_index
-                )
-                + BLOCK_BYTES
-                for log in self._holding
-                if (log.durable.needed_generation() or target + 1) <= target
-            )
-            self._copy_reserve = min(self._copy_reserve, self.settings.journal_file_bytes)
+            self._copy_reserve = self._bytes_to_copy(target)
+
+    def _bytes_to_copy(self, target: int) -> int:
+        """What repeating everything that is only in generations up to `target` and in no segment would take, at most."""
+        size = 0
+        for log in self._holding:
+            durable = log.durable
+            if (durable.needed_generation() or target + 1) <= target:
+                low, high = durable.segments.written_index, min(durable.last_needed_index(target), log.flushed_index)
+                size += BLOCK_BYTES + sum(entry.size + HEADER_BYTES for entry in log.memory_entries if low < entry.index <= high)
+        return min(size, self.settings.journal_file_bytes)
 
     def _take(self, room: int, entry_room: int) -> tuple[list[Batch], int, int]:
         """Frames for one flush: (batches, bytes, frames). All hard states, or nothing; then, in order, what fits.
@@ -542,6 +544,7 @@ class WalStore:
     def _clean(self) -> BackgroundJob | None:
         """Empty all journal generations up to the target: write behind what is committed, repeat what is not, then a checkpoint."""
         target = self._clean_target
+        self._copy_reserve = min(self._copy_reserve, self._bytes_to_copy(target))
         blockers = [log for log in self._holding if (log.durable.needed_generation() or target + 1) <= target]
         if not blockers:
             return self._checkpoint_step()
