@@ -313,7 +313,7 @@ class Partition:
         self._gate.enter(transactional_id, producer_of(records), add, then)
 
     def enter_transaction(self, transactional_id: str, producer: tuple[int, int], add: bool, then: Then) -> None:
-        """Call `then` once this partition is known to belong to the transaction of `producer` = (id, epoch), so that records of it may be prepared."""
+        """Call `then` once this partition is known to belong to the transaction of `producer` = (id, epoch): its records may come."""
         self._gate.enter(transactional_id, producer, add, then)
 
     def append_marker(self, marker: Marker, done: Callable[[AppendResult], None]) -> None:
@@ -473,7 +473,7 @@ class Partition:
             lookup.at_offset(wanted.start_offset)
 
     def _lookup_newest(self, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]) -> None:
-        """The record with the largest timestamp; with read_committed, if it is stable. When the known one was deleted, what is left is looked through."""
+        """The record with the largest timestamp (read_committed: if stable). When the known one was deleted, what is left is looked through."""
         marks = self._marks
         if marks.high_watermark == marks.log_start_offset or self._max_timestamp_offset >= 0:
             self._lookup(self._max_timestamp, self._max_timestamp_offset, read_committed, done)

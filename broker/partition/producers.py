@@ -1,7 +1,7 @@
-"""What is known of idempotent producers: the last five batches of each, with their original offsets, and the transaction it has open (KIP-98, KIP-360).
+"""What is known of producers: their last five batches, with the original offsets, and the transaction that is open (KIP-98, KIP-360, KIP-890).
 
-`applied` and `transactions` are pure functions of the log: data entries add batches and markers, expiry commands remove producers. `overlay` holds, on
-the leader only, producers with batches or markers that are appended but not applied; it is always `applied` plus those in log order. A new leader
+`applied` and `transactions` are pure functions of the log: data entries add batches and markers, expiry commands remove producers. `overlay` holds,
+on the leader only, producers with batches or markers that are appended but not applied; it is always `applied` plus those in log order. A new leader
 begins with an empty overlay, because it serves only after everything before its own no-op is applied; a deposed one forgets it. Knows no clock, no
 raft, no disk.
 """
@@ -66,7 +66,7 @@ def advance(entry: ProducerEntry | None, epoch: int, batch: AppendedBatch, trans
 
 
 def end_transaction(entry: ProducerEntry | None, epoch: int, coordinator_epoch: int, offset: int) -> ProducerEntry:
-    """The producer after a marker at `offset`. A marker of a new epoch forgets the batches of the old one: the next begins at sequence 0 (KIP-890)."""
+    """The producer after a marker at `offset`. A new epoch forgets the batches of the old one: the next begins at sequence 0 (KIP-890)."""
     batches = entry.batches if entry is not None and entry.epoch == epoch else ()
     return ProducerEntry(epoch, batches, offset, -1, coordinator_epoch)
 

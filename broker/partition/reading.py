@@ -40,7 +40,7 @@ class Cursors:
 
 
 def gather(entries: Sequence[Entry], offset: int, end_offset: int, max_bytes: int, min_one: bool, cursors: Cursors) -> tuple[list[Buffer], int, int]:
-    """(chunks, bytes, offset behind them) of whole batches from the one that holds `offset`, that begin below `end_offset` (where a batch begins or ends).
+    """(chunks, bytes, offset behind them) of whole batches from the one that holds `offset` on, below `end_offset`, where a batch begins.
 
     At most `max_bytes`; with `min_one` the first batch is returned even if it is larger.
     """
