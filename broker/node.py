@@ -62,6 +62,7 @@ log = logging.getLogger("chronik_server")
 ServeAdmin = Callable[[NodeView, str, int], Awaitable[Any]]
 REGISTER_TIMEOUT_MS = 3_000
 STOP_GRACE_MS = 3_000
+ASK_SEEDS_MS = 1_000
 FLUSH_BUCKETS_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -177,9 +178,10 @@ class Node:
         self.reasons = ()
         self._open_meta(found)
         self.stage = "catching_up"
-        await self._register(found.identity)
+        await self._register(found.identity, joiner)
         await self._listen()
         self.stage = "ready"
+        self._know_peers(self.image)
         self.housekeeping.start()
 
     def _watch_joiner(self, joiner: Joiner) -> None:
@@ -232,14 +234,19 @@ class Node:
         self.partitions.on_image(old, new)
 
     def _know_peers(self, image: MetadataImage) -> None:
-        """The registered brokers; until the first record is here, those that took us in."""
-        registered = {b.node_id: b.raft_address for b in image.brokers.values() if b.node_id != self.node_id}
-        self.links.know(registered if image.brokers else self._first_peers)
+        """The registered brokers. Until we have caught up, the image may be older than the brokers that it does not name: then also the seeds, those
+        that took us in, and those that the seeds tell of; otherwise a node that comes back would wait for peers that it never dials."""
+        known = {b.node_id: b.raft_address for b in image.brokers.values()}
+        if self.stage != "ready":
+            known = {seed.node_id: seed.address for seed in self.links.seeds} | self._first_peers | known
+        known.pop(self.node_id, None)
+        self.links.know(known)
         self.driver.set_peers(set(self.links.peers))
 
-    async def _register(self, identity: Identity) -> None:
+    async def _register(self, identity: Identity, joiner: Joiner) -> None:
         """Tell the cluster where we are, until it knows; a single or first node makes the cluster's first records."""
         registration = self._registration(identity)
+        ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
         while True:
             try:
                 if not self.machine.image.cluster_id and self.meta.group.serving:
@@ -251,6 +258,10 @@ class Node:
                 if error.code == ErrorCode.INVALID_REQUEST:
                     raise DataDirectoryError(error.message) from error
                 self.reasons = (f"this broker is not registered yet: {error}",)
+            if self.clock.now_ms() >= ask_again_ms:
+                self._first_peers |= await joiner.voters()
+                self._know_peers(self.image)
+                ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
             await self._pause(0.02)
 
     async def _pause(self, seconds: float) -> None:

@@ -31,6 +31,7 @@ from broker.metadata.identity import Identity, IdentityStore, new_identity
 from broker.metadata.machine import MetadataMachine
 from broker.metadata.operations import RegisterBroker
 from raft.api import Clock
+from raft.core.message import node_of
 from wal.entry import META_GROUP
 from wal.errors import DataDirectoryError
 
