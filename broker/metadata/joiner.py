@@ -159,6 +159,12 @@ class Joiner:
         except msgspec.MsgspecError as error:
             return Unreachable(f"it answers in an unknown way: {error}")
 
+    async def voters(self) -> dict[int, str]:
+        """Broker id -> "host:port" of the voters of `__meta`, as the seeds that answer know them."""
+        answers = await asyncio.gather(*(self._info(seed) for seed in self._seeds if seed.node_id != self._registration.node_id))
+        voters = [member for answer in answers if isinstance(answer, ClusterInfo) for member in answer.voters]
+        return {node_of(member.replica_id): member.address for member in voters if member.address}
+
     def _create(self, identity: Identity) -> BootstrapResult:
         if identity.state != "creating":
             identity = msgspec.structs.replace(identity, state="creating", cluster_id=self._new_id().hex(), generation=0)
