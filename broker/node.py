@@ -214,11 +214,11 @@ class Node:
         )
         self.meta = MetaGroup(self)
         self._first_peers = {node_id: address for node_id, address in _addresses(found).items() if node_id != self.node_id}
-        self.machine.add_listener(self._on_image)
         self.meta.open(identity.generation)
         self.partitions.open_recovered()
+        self.machine.add_listener(self._on_image)  # only now: a restored image names replicas that recovery has found
         self._know_peers(self.machine.image)
-        self.partitions.on_image(MetadataImage(), self.machine.image)
+        self._on_image(MetadataImage(), self.machine.image)
         self.driver.start()
         self.links.attach(self.driver, Inspector(self), self.meta.files.source, self.meta.files.receiver, cluster_id)
 

@@ -91,6 +91,7 @@ class MetadataMachine:
         "_listeners",
         "_policy",
         "_queue",
+        "applied_bytes",
         "applied_index",
         "image",
         "leader_node",
@@ -108,6 +109,7 @@ class MetadataMachine:
         self._captured: tuple[int, bytes] = (-1, b"")
         self.image = MetadataImage()
         self.applied_index = 0
+        self.applied_bytes = 0  # payload of all entries that were applied since the start
         self.leader_node = 0  # 0 unknown
         self.term = 0
         self.serving = False
@@ -214,6 +216,7 @@ class MetadataMachine:
         for entry in entries:
             check(entry.index == self.applied_index + 1, f"__meta: entry {entry.index} applied after {self.applied_index}")
             self.applied_index = entry.index
+            self.applied_bytes += entry.size
             if self._flight is not None and entry.index == self._flight.index:
                 landed, self._flight = self._flight, None
                 taken = entry.kind == EntryKind.DATA and entry.payload_crc == landed.payload_crc
