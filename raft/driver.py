@@ -440,7 +440,7 @@ class Driver:
                         elections.arm(group)
             elif kind == MessageType.VOTE and core.vote == message.sender and core.term == message.term:
                 elections.arm(group)  # a vote was granted: give the candidate its time (Raft 5.2)
-        self.touch(group)
+        self._stepped(group)
 
     def _step_answer(self, group: RaftGroup, peer: Peer, message: Message) -> None:
         core, kind = group.core, message.type
@@ -462,13 +462,19 @@ class Driver:
             progress = core.progress.get(message.sender)
             if progress is not None and progress.told_commit < progress.match_index and progress.told_commit < core.commit_index:
                 self._commit_changed[group.group_id] = group  # it holds now what was committed, and told to the others, before
+        self._stepped(group)
+
+    def _stepped(self, group: RaftGroup) -> None:
+        """After a message: who was deposed stops serving at once, not with the next turn; requests may come before that."""
+        if group.serving and group.core.role != Role.LEADER:
+            group.note_status()
         self.touch(group)
 
     def ask(self, group: RaftGroup, message: Message, done: Callable[[Message], None]) -> None:
         """Step one message that came by a unary call; `done(answer)` when its answer may leave (after the fsync, as always)."""
         self.post.expect(group.group_id, message.sender, done)
         group.core.step(message, self.elections.leader_alive(group))
-        self.touch(group)
+        self._stepped(group)
 
     def _append_dropped(self, group_id: GroupId, message: Message) -> None:
         group = self.groups.get(group_id)

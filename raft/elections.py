@@ -176,7 +176,9 @@ class Elections:
         self.timers.disarm(group, TimerKind.CHECK_QUORUM)
         self.timers.disarm(group, TimerKind.TRANSFER)
         for peer in self.driver.peers.values():
-            if peer.agreed.pop(group_id, None) is not None and peer.out[Lane.CONTROL]:
+            peer.agreed.pop(group_id, None)
+            # Also those that have not confirmed our term: they may follow us, and only their answer was lost.
+            if peer.out[Lane.CONTROL] and any(node_of(replica) == peer.node for replica in core.membership.members):
                 notice = Message(MessageType.HEARTBEAT_RESPONSE, core.replica, group.replica_on(peer.node), core.term, reject=True)
                 peer.requests[Lane.CONTROL].append((group_id, notice))
 

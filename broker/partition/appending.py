@@ -129,7 +129,8 @@ class Appender:
             try:
                 result = self._accept(records, acks, done, verified)
             except KafkaError as error:
-                result = AppendResult(error.code, message=error.message)
+                # A leader that may be deposed knows an old state of the producers: its verdict could be wrong, and producers take it as final.
+                result = AppendResult(error.code, message=error.message) if self.group.lease_valid() else NOT_LEADER
             except CompressionError as error:
                 result = AppendResult(ErrorCode.INVALID_RECORD, message=str(error))
         if result is not None:

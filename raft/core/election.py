@@ -52,8 +52,11 @@ def answer_stale(core: CoreState, message: Message) -> None:
 
 
 def protects_leader(core: CoreState, message: Message, leader_alive: bool) -> bool:
-    """While a leader is alive, nobody else is elected, so that a removed or partitioned replica disturbs nobody (thesis 4.2.3)."""
-    return leader_alive and core.leader != 0 and not message.transfer
+    """While a leader is alive, nobody else is elected, so that a removed or partitioned replica disturbs nobody (thesis 4.2.3).
+
+    A leader that asks for votes leads no longer, whatever its beats made us believe.
+    """
+    return leader_alive and core.leader not in (0, message.sender) and not message.transfer
 
 
 # Candidate

@@ -115,7 +115,7 @@ class Faults:
     def _cut(self, pairs: list[tuple[int, int]]) -> None:
         cuts = self.cluster.network.cuts
         cuts.update(pairs)
-        self._later(100_000, 5 * SECOND_US, lambda: cuts.subtract(pairs))
+        self._later(100_000, 5 * SECOND_US, lambda: cuts.subtract(pairs) if self.active else None)
 
     def reset_sessions(self) -> None:
         sessions: list[Session] = list(self.cluster.network.sessions.values())
