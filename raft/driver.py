@@ -255,6 +255,10 @@ class Driver:
 
     def _start_flush(self) -> None:
         if not self.store.has_staged():
+            for peer in self.peers.values():
+                if peer.data_flushed != peer.data_seen:
+                    peer.data_flushed = peer.data_seen
+                    self.schedule_turn()
             if self._after_flush:
                 # Nothing has to be written for these: they are true already.
                 waiting, self._after_flush = self._after_flush, []
@@ -270,9 +274,12 @@ class Driver:
         complete = not self.store.has_staged()
         if not complete:
             self._staged_by.update(flushed)
-        self.disk.submit_flush(job, lambda error: self._flush_done(job, flushed, complete, error))
+        seen = [(peer, peer.data_seen) for peer in self.peers.values()]
+        self.disk.submit_flush(job, lambda error: self._flush_done(job, flushed, seen, complete, error))
 
-    def _flush_done(self, job: Job, flushed: dict[GroupId, RaftGroup], complete: bool, error: BaseException | None) -> None:
+    def _flush_done(
+        self, job: Job, flushed: dict[GroupId, RaftGroup], seen: list[tuple[Peer, int]], complete: bool, error: BaseException | None
+    ) -> None:
         if self.stopped:
             return
         if error is not None:
@@ -282,6 +289,8 @@ class Driver:
             job.complete()
             self._flush = None
             self.events.on_flush(self.clock.now_ms() - self._flush_started_ms, job.size_bytes)
+            for peer, number in seen:
+                peer.data_flushed = max(peer.data_flushed, min(number, peer.data_seen))
             waiting, self._behind_flush = self._behind_flush, []
             self._release(waiting, complete)
             for group in flushed.values():
@@ -387,6 +396,9 @@ class Driver:
                 found.heard_ms = self.clock.now_ms()
                 found.beat_to_answer = batch.beat
                 self.schedule_turn()
+            elif batch.beat:
+                found.data_seen = batch.beat
+                self.schedule_turn()
             for news in batch.news:
                 self.events.on_news(peer, news)
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
@@ -408,6 +420,10 @@ class Driver:
                 found.silent = False
                 for group in list(self._confirming.values()):
                     self._confirm(group)
+            elif found.data_acked < batch.beat <= found.data_sent:
+                found.data_acked = batch.beat
+                if found.requests[Lane.DATA]:
+                    self.schedule_turn()
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
             self.fatal(error)
 
@@ -493,7 +509,7 @@ class Driver:
         found.refused = False
         if not outgoing:
             found.into[lane] = True
-            found.answers[lane].clear()
+            found.incoming_reset(lane)
             if lane == Lane.CONTROL:
                 self.elections.release_followers(found)
                 found.heard_ms = self.clock.now_ms()
@@ -529,9 +545,8 @@ class Driver:
                 self.elections.watch_led_with(found)
         else:
             found.into[lane] = False
-            found.answers[lane].clear()
+            found.incoming_reset(lane)
             if lane == Lane.CONTROL:
-                found.beat_to_answer = 0
                 self.elections.release_followers(found)
         if refused and not found.refused:
             self.elections.peer_refused(found)

@@ -242,14 +242,16 @@ class RaftGroup:
             if entries is None:
                 self._read_to_apply()
                 return
-            check(bool(entries), f"{self.name}: committed entry {self.applied_index + 1} is missing (commit {commit}, last {self.log.last_index})")
+            if not entries:
+                check(False, f"{self.name}: committed entry {self.applied_index + 1} is missing (commit {commit}, last {self.log.last_index})")
             self._apply(entries, commit)
         self._settle()
 
     def _apply(self, entries: Sequence[Entry], commit: int) -> None:
         if entries[-1].index > commit:
             entries = [entry for entry in entries if entry.index <= commit]
-        check(entries[0].index == self.applied_index + 1, f"{self.name}: entries to apply do not follow index {self.applied_index}")
+        if entries[0].index != self.applied_index + 1:
+            check(False, f"{self.name}: entries to apply do not follow index {self.applied_index}")
         self.machine.apply(entries)
         self.applied_index = entries[-1].index
 

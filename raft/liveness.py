@@ -57,6 +57,11 @@ class Peer:
         "acked_ms",
         "agreed",
         "answers",
+        "data_acked",
+        "data_echoed",
+        "data_flushed",
+        "data_seen",
+        "data_sent",
         "beat",
         "beat_to_answer",
         "beats",
@@ -90,6 +95,11 @@ class Peer:
         self.following: set[GroupId] = set()
         self.orphans: set[GroupId] = set()  # groups that followed this peer when it was lost
         self.refused = False
+        self.data_sent = 0  # number of the last data message that we sent in this session
+        self.data_acked = 0  # highest one that the peer has flushed
+        self.data_seen = 0  # the same for the peer's own session: received,
+        self.data_flushed = 0  # flushed here,
+        self.data_echoed = 0  # and told
         self.silent = True  # as leader: no answered beat within the election timeout
 
     def next_beat(self, now_ms: int) -> int:
@@ -109,10 +119,20 @@ class Peer:
     def outgoing_reset(self, lane: Lane) -> None:
         """Forget what was said on our own session of `lane`."""
         self.requests[lane].clear()
-        if lane == Lane.CONTROL:
+        if lane == Lane.DATA:
+            self.data_sent = self.data_acked = 0
+        else:
             self.agreed.clear()
             self.beats.clear()
             self.acked_ms = NEVER
+
+    def incoming_reset(self, lane: Lane) -> None:
+        """Forget what waits to be said on the peer's session of `lane`."""
+        self.answers[lane].clear()
+        if lane == Lane.DATA:
+            self.data_seen = self.data_flushed = self.data_echoed = 0
+        else:
+            self.beat_to_answer = 0
 
 
 class TimerKind(IntEnum):

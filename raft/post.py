@@ -29,6 +29,9 @@ ANSWERS = frozenset(
 )
 Outbox = list[tuple[GroupId, Message]]
 
+DATA_MESSAGES_IN_FLIGHT = 2
+"""Data messages that a peer has not flushed yet, at most: what comes meanwhile gathers, so that load makes messages and flushes larger, not more."""
+
 
 class Post:
     """Outgoing messages. `append_dropped(group_id, message)` is called for each append that could not be queued."""
@@ -71,14 +74,20 @@ class Post:
         ready = self.network.ready
         for peer in self.peers.values():
             for lane in (Lane.CONTROL, Lane.DATA):
-                if peer.requests[lane] and ready(peer.node, lane, True):
+                if (
+                    peer.requests[lane]
+                    and ready(peer.node, lane, True)
+                    and (lane == Lane.CONTROL or peer.data_sent - peer.data_acked < DATA_MESSAGES_IN_FLIGHT)
+                ):
                     messages, peer.requests[lane] = peer.requests[lane], []
                     self._send_requests(peer, lane, messages, 0, [])
-                beat = peer.beat_to_answer if lane == Lane.CONTROL else 0
+                beat = peer.beat_to_answer if lane == Lane.CONTROL else peer.data_flushed if peer.data_flushed != peer.data_echoed else 0
                 if (beat or peer.answers[lane]) and ready(peer.node, lane, False):
                     messages, peer.answers[lane] = peer.answers[lane], []
-                    if beat:
+                    if lane == Lane.CONTROL:
                         peer.beat_to_answer = 0
+                    elif beat:
+                        peer.data_echoed = beat
                     self.network.send_answer(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, [])))
 
     def beat(self, peer: Peer) -> None:
@@ -102,7 +111,11 @@ class Post:
         self._send_batch(peer, lane, messages[start:] if start else messages, beat, news)
 
     def _send_batch(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
+        if lane == Lane.DATA:
+            beat = peer.data_sent + 1
         if self.network.send_request(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, news))):
+            if lane == Lane.DATA:
+                peer.data_sent = beat
             return
         for group_id, message in messages:
             if message.type == MessageType.APPEND:
