@@ -26,6 +26,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m broker.protocol.generator --check
+	$(BIN)/python -m raft.transport.generate --check
 
 format: $(STAMP)
 	$(BIN)/ruff format .
