@@ -52,7 +52,8 @@ from raft.liveness import Timing
 from raft.wire import LeaderNews
 from wal.entry import META_GROUP, META_TOPIC, Buffer
 from wal.errors import DamageError, DataDirectoryError
-from wal.filesystem import RealFileSystem, write_durably
+from wal.faults import file_system
+from wal.filesystem import write_durably
 from wal.metrics import Histogram
 from wal.settings import WalSettings, profile_limits
 from wal.store import WalStore
@@ -88,7 +89,7 @@ class Node:
         self.clock = LoopClock(loop)
         self.disk = ThreadDisk(loop)
         self.random = Random(os.urandom(16))
-        self.files = RealFileSystem()
+        self.files = file_system()
         self.directory = str(config.data_dir)
         self.started_ms = self.clock.now_ms()
         self.stats = NetworkStats()
