@@ -145,7 +145,8 @@ def gap_after(times: list[float], moment: float) -> float | None:
     return max((b - a for a, b in zip(window, window[1:], strict=False) if b > moment), default=later[0] - moment)
 
 
-def one_cycle(cluster: ProcessCluster, load: Load, kind: str, rng: random.Random, gaps: dict[str, list[float]]) -> None:
+def one_cycle(cluster: ProcessCluster, load: Load, kind: str, rng: random.Random, gaps: dict[str, list[float]]) -> str:
+    """Returns a few words about what was done and seen."""
     partition = rng.randrange(load.partitions)
     leader = cluster.partition_leader(TOPIC, partition)
     ids = list(cluster.nodes)
@@ -175,6 +176,8 @@ def one_cycle(cluster: ProcessCluster, load: Load, kind: str, rng: random.Random
         gap = gap_after(load.acknowledged_at[partition], moment)
         if gap is not None:
             gaps.setdefault(kind, []).append(gap)
+            return f"node {leader}, partition {partition}, gap {gap:.2f} s"
+    return f"nodes {victims}"
 
 
 def run(cycles: int, seed: int, rate: int, directory: Path, partitions: int = 3, kinds: tuple[str, ...] = ()) -> int:
@@ -193,9 +196,13 @@ def run(cycles: int, seed: int, rate: int, directory: Path, partitions: int = 3,
         started = time.monotonic()
         for cycle in range(cycles):
             kind = kinds[cycle % len(kinds)]
-            one_cycle(cluster, load, kind, rng, gaps)
+            try:
+                told = one_cycle(cluster, load, kind, rng, gaps)
+            except AssertionError as error:
+                print(f"cycle {cycle + 1}/{cycles} {kind}: {error}", *cluster.surprises(), sep="\n", flush=True)
+                return 1
             rate_now = load.acknowledged() / (time.monotonic() - started + 0.001)
-            print(f"cycle {cycle + 1}/{cycles} {kind}: {load.acknowledged()} acknowledged ({rate_now:.0f}/s)", flush=True)
+            print(f"cycle {cycle + 1}/{cycles} {kind} ({told}): {load.acknowledged()} acknowledged ({rate_now:.0f}/s)", flush=True)
             if load.fatal:
                 print(f"the producer gave up: {load.fatal}")
                 return 1
