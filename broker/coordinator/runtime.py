@@ -30,6 +30,8 @@ OPERATION_BYTES_MAX = 15 * 1024 * 1024
 WAITING_MAX = 100_000
 """Operations of one partition that wait; more are refused with a retriable error."""
 NO_PRODUCER = (-1, -1)
+WallTime = Callable[[], int]
+"""Milliseconds for what others read (timestamps of records, retention that spans coordinators); decides nothing that safety needs."""
 _RECORD_OVERHEAD_BYTES = 32
 
 R = TypeVar("R")
@@ -44,11 +46,15 @@ class Write(NamedTuple):
 
 
 class Outcome(NamedTuple, Generic[R]):
-    """What an operation decided. `producer` = (id, epoch) makes the records part of that producer's transaction."""
+    """What an operation decided. `producer` = (id, epoch) makes the records part of that producer's transaction.
+
+    `exclusive`: although the operation is `shared`, no other runs on its key until these records are applied.
+    """
 
     response: R
     records: Sequence[Write] = ()
     producer: tuple[int, int] = NO_PRODUCER
+    exclusive: bool = False
 
 
 class LostError(KafkaError):
@@ -117,7 +123,8 @@ class _Gathered(NamedTuple):
 
 
 class _Lock:
-    """One key: operations whose records are out, and those that wait. Invariant: exclusive ⇒ writing == 1."""
+    """One key: how many operations' records are on their way, whether the last of them admits no other, and what waits. Records are applied in the
+    order in which they were gathered, so that an exclusive operation ends after all that were on their way before it."""
 
     __slots__ = ("draining", "exclusive", "queue", "writing")
 
@@ -152,8 +159,7 @@ class Shard:
         "machine",
     )
 
-    def __init__(self, index: int, machine: Machine, clock: Clock, wall_time_ms: Callable[[], int]) -> None:
-        """`wall_time_ms` goes into the timestamps of the records and decides nothing."""
+    def __init__(self, index: int, machine: Machine, clock: Clock, wall_time_ms: WallTime) -> None:
         self.index = index
         self.machine = machine
         self._clock = clock
@@ -280,7 +286,7 @@ class Shard:
             operation.done(outcome.response)
             return
         lock.writing += 1
-        lock.exclusive = not operation.shared
+        lock.exclusive = not operation.shared or outcome.exclusive
         self._gathered.append(_Gathered(operation, outcome, size))
         self._gathered_bytes += size
         self._maybe_append()
@@ -341,7 +347,8 @@ class Shard:
             lock = self._locks.get(operation.key)  # none: leadership was lost
             if lock is not None:
                 lock.writing -= 1
-                lock.exclusive = False
+                if lock.writing == 0:
+                    lock.exclusive = False
                 lock.draining = True
             if error is None:
                 operation.done(outcome.response)
