@@ -5,7 +5,7 @@ Handlers run on the loop thread. Produce and Fetch are synchronous and call back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from broker.errors import ErrorCode
@@ -35,7 +35,7 @@ class AppendResult(NamedTuple):
 
 
 class ReadResult(NamedTuple):
-    """What a fetch of one partition gets. `chunks` are whole record batches, in order; the first may start below the asked offset (Kafka's clients skip)."""
+    """What a fetch of one partition gets. `chunks` are whole record batches, in order; the first may start below the asked offset (clients skip)."""
 
     error: ErrorCode
     chunks: Sequence[Buffer] = ()
@@ -76,10 +76,13 @@ class Partition(Protocol):
         `done` is called exactly once, possibly before `append` returns (errors).
         """
 
+    def advance_log_start(self, offset: int, done: Callable[[ErrorCode, int], None]) -> None:
+        """Delete the records below `offset` (-1: below the high watermark); done(error, log start offset) once that is committed."""
+
     def read(
         self, offset: int, max_bytes: int, current_leader_epoch: int, read_committed: bool, min_one: bool, done: Callable[[ReadResult], None]
     ) -> None:
-        """Read batches from `offset`; at most max_bytes unless min_one and the first batch is larger. May call back at once (memory) or later (disk)."""
+        """Read batches from `offset`; at most max_bytes unless min_one and the first batch is larger. Calls back at once (memory) or later (disk)."""
 
     def available_bytes(self, offset: int) -> int:
         """A cheap estimate of the bytes between `offset` and the high watermark (0 = nothing to read)."""
@@ -92,7 +95,10 @@ class Partition(Protocol):
     def list_offset(
         self, timestamp_ms: int, current_leader_epoch: int, read_committed: bool, done: Callable[[ErrorCode, int, int, int], None]
     ) -> None:
-        """ListOffsets: timestamp ≥ 0, or -1 latest, -2 earliest, -3 max timestamp, -4 earliest local, -5 latest tiered. done(error, timestamp, offset, leader_epoch)."""
+        """ListOffsets: timestamp ≥ 0, or -1 latest, -2 earliest, -3 max timestamp, -4 earliest local, -5 latest tiered.
+
+        done(error, timestamp, offset, leader_epoch).
+        """
 
     def end_of_epoch(self, current_leader_epoch: int, leader_epoch: int) -> tuple[ErrorCode, int, int]:
         """OffsetForLeaderEpoch: (error, the largest epoch ≤ leader_epoch, its end offset)."""
@@ -118,8 +124,58 @@ class TopicResult(NamedTuple):
     topic: TopicImage | None = None
 
 
+class ReplicaSize(NamedTuple):
+    """One replica on this node's disk. `lag`: records that the leader has committed and this replica does not hold."""
+
+    topic: str
+    partition: int
+    size_bytes: int
+    lag: int
+
+
+class QuorumMember(NamedTuple):
+    """`end_index` = index of the next entry that it needs; times in ms since 1970, -1 unknown. `directory_id` in hex."""
+
+    node_id: int
+    directory_id: str
+    end_index: int
+    contact_ms: int
+    caught_up_ms: int
+
+
+class QuorumStatus(NamedTuple):
+    """The group of `__meta` as its leader sees it. All positions are raft indexes, `commit_end` that of the next entry to be committed."""
+
+    leader_id: int
+    term: int
+    commit_end: int
+    voters: tuple[QuorumMember, ...]
+    learners: tuple[QuorumMember, ...]
+
+
+class Administration(Protocol):
+    """What administrative requests ask of the node itself."""
+
+    @property
+    def log_dir(self) -> str: ...
+
+    def alive(self) -> frozenset[int]:
+        """Broker ids that answer now, the own one included."""
+
+    def transfer_leader(self, group: GroupId, leader: int, target: int) -> None:
+        """Ask broker `leader` to hand the group to broker `target`; whether it did is seen in the leader table."""
+
+    def disk_bytes(self) -> tuple[int, int]:
+        """(total, free) of the file system with the data."""
+
+    def replica_sizes(self) -> Iterable[ReplicaSize]: ...
+
+    async def quorum(self) -> QuorumStatus:
+        """Raises KafkaError(LEADER_NOT_AVAILABLE)."""
+
+
 class Controller(Protocol):
-    """Changes to `__meta` from any node: forwarded to its leader; returns once the own image has the change. Order of results = order of arguments."""
+    """Changes to `__meta` from any node: forwarded to its leader; returns once the own image has the change. Results are in the arguments' order."""
 
     controller_id: int  # broker id of the leader of __meta, -1 unknown
 
@@ -133,6 +189,19 @@ class Controller(Protocol):
     ) -> Sequence[TopicResult]:
         """(name, total count, assignments of the new ones or None)."""
 
+    async def alter_configs(
+        self, resource_type: int, name: str, changes: Sequence[tuple[str, str | None, int]], timeout_ms: int, validate_only: bool, replace: bool
+    ) -> None:
+        """Settings of a topic (2) or a broker (4, "" = all): (key, value, operation as in IncrementalAlterConfigs). Raises KafkaError."""
+
+    async def alter_reassignments(
+        self, items: Sequence[tuple[str, int, Sequence[int] | None]], timeout_ms: int, change_factor: bool = True
+    ) -> Sequence[TopicResult]:
+        """(topic, partition, wished replicas or None to cancel)."""
+
+    async def unregister_broker(self, node_id: int, timeout_ms: int) -> None:
+        """Raises KafkaError."""
+
     async def allocate_producer_id(self) -> int:
         """A producer id that nobody has had (blocks of 1,000 are taken from `__meta`)."""
 
@@ -140,12 +209,33 @@ class Controller(Protocol):
 class Broker(Protocol):
     """Everything a handler may use."""
 
-    node_id: int
-    clock: Clock
-    image: MetadataImage
-    leaders: LeaderTable
-    partitions: Partitions
-    controller: Controller
-    settings: Mapping[str, object]  # Kafka broker settings by Kafka name, typed and with defaults (broker.settings)
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def image(self) -> MetadataImage: ...
+
+    @property
+    def leaders(self) -> LeaderTable: ...
+
+    @property
+    def partitions(self) -> Partitions: ...
+
+    @property
+    def controller(self) -> Controller: ...
+
+    @property
+    def administration(self) -> Administration: ...
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Kafka's broker settings by Kafka's names, typed, as they act now: what `__meta` changes while the node runs is in them."""
+
+    @property
+    def static_settings(self) -> Mapping[str, object]:
+        """The same as this node was started with."""
 
     def wall_time_ms(self) -> int: ...

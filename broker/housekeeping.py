@@ -72,6 +72,7 @@ class Housekeeping:
             self.node.fatal(error)
             return
         asyncio.get_running_loop().call_later(INTERVAL_S, self._run)
+            node.reassignments.run()
 
     # -- pressure -------------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Housekeeping:
         if topic_id not in self._deleted:
             self._deleted.append(topic_id)
             if len(self._deleted) == 1:
-                self._spawn(self._confirm())
+                self.spawn(self._confirm())
 
     async def _confirm(self) -> None:
         while self._deleted:
@@ -124,7 +125,8 @@ class Housekeeping:
                 continue
             self._deleted = [topic_id for topic_id in self._deleted if topic_id not in batch]
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task of this node; a surprise in it ends the worker."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -162,9 +164,10 @@ class Housekeeping:
         if node.settings.get("auto.leader.rebalance.enable") is False:
             leaders = {}
         for step in self._reconciler.plan(now, node.image, views, leaders, self.alive()):
-            self._carry_out(step)
+            self.carry_out(step)
 
-    def _carry_out(self, step: Step) -> None:
+    def carry_out(self, step: Step) -> None:
+        """Do one step of a plan, or ask the leader that it concerns."""
         node = self.node
         log.info("%s", step.reason)
         if isinstance(step, ChangeMembers):
@@ -174,7 +177,7 @@ class Housekeeping:
         elif step.leader == node.node_id:
             self.transfer(step)
         else:
-            self._spawn(self._ask_transfer(step))
+            self.spawn(self._ask_transfer(step))
 
     def transfer(self, step: TransferLeader) -> None:
         group = self.node.driver.groups.get(step.group)

@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from broker.administration import METHOD_QUORUM, Administration
 from broker.config import NodeConfig
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
@@ -40,8 +41,11 @@ from broker.partition.config import TopicConfig
 from broker.partition.context import PartitionContext
 from broker.partition.read_cache import ReadCache
 from broker.records.reader import max_timestamp
+from broker.reassignments import METHOD_IS_MEMBER, Reassignments
 from broker.replicas import Replicas
 from broker.runtime import LoopClock, ThreadDisk
+from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, without_effect
+from broker.settings.live import LiveSettings
 from broker.view import NodeView
 from raft.core.core import CoreLimits
 from raft.core.membership import encode, simple
@@ -85,7 +89,8 @@ class Node:
     def __init__(self, config: NodeConfig, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.node_id = config.node_id
-        self.settings: Mapping[str, object] = config.kafka_settings()
+        self.static_settings: Mapping[str, object] = config.kafka_settings()
+        self.settings = LiveSettings(self.static_settings, self.node_id)
         self.clock = LoopClock(loop)
         self.disk = ThreadDisk(loop)
         self.random = Random(os.urandom(16))
@@ -112,6 +117,9 @@ class Node:
         self.controller = Controller(self.node_id, self.machine, self.links.call, self.clock, _random_id)
         self.housekeeping = Housekeeping(self)
         self.view = NodeView(self)
+        self.reassignments = Reassignments(self)
+        self.administration = Administration(self)
+        self._without_effect: set[str] = set()
         self._admin: Any = None
         self._first_peers: dict[int, str] = {}
 
@@ -244,7 +252,28 @@ class Node:
         self.links.know(known)
         self.driver.set_peers(set(self.links.peers))
 
+        if old.broker_configs is not new.broker_configs:
+            self._on_broker_configs(new)
     async def _register(self, identity: Identity, joiner: Joiner) -> None:
+        if old.topics is not new.topics or old.broker_configs is not new.broker_configs:
+            self._warn_of_settings(old, new)
+
+    def _on_broker_configs(self, image: MetadataImage) -> None:
+        """Dynamic settings of brokers act at once: as defaults of topics, and on new connections."""
+        if self.settings.update(image.broker_configs):
+            self.partitions.configure_all(image)
+            if self.listener is not None:
+                self.listener.max_connections = _number(self.settings, "max.connections", 2**31 - 1)
+
+    def _warn_of_settings(self, old: MetadataImage, image: MetadataImage) -> None:
+        """Once for each setting that is stored and does not act."""
+        changed = [topic for name, topic in image.topics.items() if topic.configs and old.topics.get(name) is not topic]
+        stored = {name for topic in changed for name in without_effect(topic.configs, TOPIC_SETTINGS)}
+        for configs in image.broker_configs.values():
+            stored.update(without_effect(configs, BROKER_SETTINGS))
+        for name in sorted(stored - self._without_effect):
+            log.warning("setting %s is stored, but does not act yet (docs/kafka-apis.md)", name)
+        self._without_effect |= stored
         """Tell the cluster where we are, until it knows; a single or first node makes the cluster's first records."""
         registration = self._registration(identity)
         ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
@@ -328,6 +357,7 @@ class Node:
             generation=identity.generation if identity is not None else -1,
             cluster_id=identity.cluster_id if identity is not None else "",
         )
+            available=lambda: self.housekeeping.alive() if self.driver is not None else frozenset([self.node_id]),
 
     def _serve_peers(self) -> None:
         handler = JoinHandler(self.machine, self.controller, lambda: self.identity, self.links.seeds, self._members, self._add_learner)
@@ -362,6 +392,8 @@ class Node:
             read_cache=ReadCache(),
         )
 
+        self.links.serve(METHOD_IS_MEMBER, self.reassignments.serve_is_member)
+        self.links.serve(METHOD_QUORUM, self.administration.serve_quorum)
     def _topic_config(self, configs: Mapping[str, str]) -> TopicConfig:
         return TopicConfig.parse(configs, self.settings)
 

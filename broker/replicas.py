@@ -7,7 +7,7 @@ records; it is deleted only for an explicit deletion record (never because somet
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from broker.metadata.image import MetadataImage, PartitionImage, TopicImage
 from broker.metadata.leaders import LeaderTable
@@ -99,21 +99,22 @@ class Replicas:
             if before is topic:
                 continue
             for image in topic.partitions:
-                self._on_partition(topic, image)
+                self._on_partition(topic, image, new)
             if before is not None and before.configs != topic.configs:
                 self._configure(topic)
         if old.deleting is not new.deleting:
             for topic_id, deletion in new.deleting.items():
                 self._delete_topic(topic_id, self.node in deletion.pending)
 
-    def _on_partition(self, topic: TopicImage, image: PartitionImage) -> None:
+    def _on_partition(self, topic: TopicImage, image: PartitionImage, metadata: MetadataImage) -> None:
         group = self.groups.get(image.group_id)
         if group is None:
-            if self.node not in image.replicas:
+            replica = metadata.replica_id(self.node, image.group_id)
+            if self.node not in image.replicas or replica is None:
                 return
             payload = encode(Membership(frozenset(image.first_voters), frozenset(), frozenset()))
             group = self._open(self.store.create_group(image.group_id, topic.name, payload), topic.configs)
-            if node_of(image.first_voters[0]) == self.node:
+            if image.first_voters[0] == replica:
                 self.driver.elections.prefer(group)
         else:
             self.by_id[image.group_id].configure(self.topic_config(topic.configs))
@@ -127,17 +128,8 @@ class Replicas:
 
     def _delete_topic(self, topic_id: bytes, confirm: bool) -> None:
         for group_id in [g for g in self.groups if g[:16] == topic_id]:
-            group = self.groups.pop(group_id)
-            partition = self.by_id.pop(group_id)
-            name = (partition.topic, partition.index)
-            if self.by_name.get(name) is partition:
-                del self.by_name[name]
-            self._isr.pop(group_id, None)
-            self.driver.close_group(group_id)
-            self.store.delete_group(group_id)
+            self.remove(group_id, "its topic was deleted")
             self.leaders.remove(group_id)
-            log.info("%s: replica removed, its topic was deleted", group.name)
-        self.driver.schedule_turn()
         if confirm:
             self.confirm_deletion(topic_id)
 
@@ -178,5 +170,18 @@ class Replicas:
 
     def tick(self, now_ms: int) -> None:
         """Coarse timers of the partitions (expiry of producers)."""
+    def remove(self, group_id: GroupId, reason: str) -> None:
+        """Delete our replica of a group. Only for an explicit record of `__meta` that says so."""
+        group = self.groups.pop(group_id)
+        partition = self.by_id.pop(group_id)
+        name = (partition.topic, partition.index)
+        if self.by_name.get(name) is partition:
+            del self.by_name[name]
+        self._isr.pop(group_id, None)
+        self.driver.close_group(group_id)
+        self.store.delete_group(group_id)
+        self.driver.schedule_turn()
+        log.info("%s: replica removed, %s", group.name, reason)
+
         for partition in self.by_id.values():
             partition.tick(now_ms)

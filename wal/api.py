@@ -69,6 +69,7 @@ class GroupLog(Protocol):
     quarantined: str  # why, "" when healthy
     configurations: list[tuple[int, bytes]]  # (index, payload) of CONFIGURATION entries and the initial one (index 0 or the snapshot's), ascending
     applied_state: AppliedState | None  # as recovered at open
+    size_bytes: int  # of the log on disk, what is not in segments yet included
     capture_state: Callable[[], AppliedState | None] | None  # set by the state machine; called on the loop thread for a checkpoint
 
     def term(self, index: int) -> int | None:
@@ -126,6 +127,9 @@ class WalStore(Protocol):
     def create_group(self, group_id: GroupId, topic: str, configuration: bytes) -> GroupLog: ...
 
     def delete_group(self, group_id: GroupId) -> None: ...
+
+    def is_removing(self, group_id: GroupId) -> bool:
+        """Whether anything of a deleted group may still be on disk. Only when nothing is may a group of this id be made again."""
 
     def has_staged(self) -> bool: ...
 

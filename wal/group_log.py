@@ -302,6 +302,12 @@ class GroupLog:
 
     # -- for the store ------------------------------------------------------------------------------------------------
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the log: its segments, and what is not written to them yet."""
+        segments = self.durable.segments
+        return segments.size_bytes() + sum(entry.size for entry in self._entries if entry.index > segments.written_index)
+
     def advance_flushed(self) -> None:
         """The flush that was out is durable."""
         if self.flight_index > self.flushed_index:

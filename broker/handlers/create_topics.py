@@ -94,7 +94,7 @@ def _encode(services: Services, name: str, result: TopicResult) -> CreatableTopi
         message = result.message or (result.error.name if result.error else None)
         return CreatableTopicResult(name=name, error_code=result.error, error_message=message, configs=None, topic_id=ZERO_ID)
     broker = services.broker
-    described = SettingsView(broker.settings, broker.image.broker_configs, broker.node_id).topic(topic.configs)
+    described = SettingsView(broker.static_settings, broker.image.broker_configs, broker.node_id).topic(topic.configs)
     return CreatableTopicResult(
         name=name,
         topic_id=topic.topic_id,

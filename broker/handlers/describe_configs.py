@@ -7,6 +7,7 @@ unknown keys are left out.
 from __future__ import annotations
 
 from broker.errors import ErrorCode, KafkaError
+from broker.handlers.altering import BROKER, TOPIC, unsupported_resource
 from broker.handlers.services import Services
 from broker.handlers.topic_names import name_problem
 from broker.handlers.topic_settings import ConfigSource, DescribedSetting, SettingsView
@@ -24,9 +25,6 @@ from broker.protocol._generated.describe_configs import (
 
 KEY = 32
 VERSIONS = (1, 4)
-
-TOPIC = 2
-BROKER = 4
 
 
 def route(services: Services) -> Route:
@@ -58,7 +56,7 @@ def on_error(body: DescribeConfigsRequest, code: int, message: str) -> DescribeC
 
 def _describe(services: Services, resource: DescribeConfigsResource) -> list[DescribedSetting]:
     broker = services.broker
-    view = SettingsView(broker.settings, broker.image.broker_configs, broker.node_id)
+    view = SettingsView(broker.static_settings, broker.image.broker_configs, broker.node_id)
     name = resource.resource_name
     keys = resource.configuration_keys
     if resource.resource_type == TOPIC:
@@ -76,7 +74,7 @@ def _describe(services: Services, resource: DescribeConfigsResource) -> list[Des
             text = f"Unexpected broker id, expected {broker.node_id} or an empty name, but received {name!r}: ask that broker itself."
             raise KafkaError(ErrorCode.INVALID_REQUEST, text)
         return view.broker(keys)
-    raise KafkaError(ErrorCode.INVALID_REQUEST, f"Settings of resource type {resource.resource_type} are not served; topics (2) and brokers (4) are.")
+    raise unsupported_resource(resource.resource_type)
 
 
 def _encode(one: DescribedSetting, body: DescribeConfigsRequest) -> DescribeConfigsResourceResult:

@@ -151,7 +151,7 @@ class MetadataHandler:
         for one in topic.partitions:
             leader_id, leader_epoch = broker.leaders.leader_of(one.group_id)
             known = leader_id in registered
-            replicas = list(one.replicas)
+            replicas = list(one.shown_replicas)
             isr: Sequence[int] = broker.leaders.isr_of(one.group_id)
             partitions.append(
                 MetadataResponsePartition(

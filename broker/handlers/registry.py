@@ -8,18 +8,30 @@ from types import ModuleType
 
 from broker.api import Broker
 from broker.handlers import (
+    alter_configs,
+    alter_partition_reassignments,
+    alter_replica_log_dirs,
     api_versions,
     create_partitions,
     create_topics,
+    delete_records,
     delete_topics,
     describe_cluster,
     describe_configs,
+    describe_log_dirs,
+    describe_quorum,
+    describe_topic_partitions,
+    elect_leaders,
     fetch,
+    incremental_alter_configs,
     init_producer_id,
+    list_config_resources,
     list_offsets,
+    list_partition_reassignments,
     metadata,
     offset_for_leader_epoch,
     produce,
+    unregister_broker,
 )
 from broker.handlers.fetch_session import FetchSessionCache
 from broker.handlers.services import Services
@@ -39,6 +51,18 @@ HANDLERS: tuple[ModuleType, ...] = (
     describe_configs,
     create_partitions,
     describe_cluster,
+    incremental_alter_configs,
+    alter_configs,
+    list_config_resources,
+    delete_records,
+    describe_log_dirs,
+    alter_replica_log_dirs,
+    elect_leaders,
+    alter_partition_reassignments,
+    list_partition_reassignments,
+    describe_quorum,
+    describe_topic_partitions,
+    unregister_broker,
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from broker.api import AppendResult, NewTopic, ReadResult, TopicResult
+from broker.api import AppendResult, NewTopic, QuorumStatus, ReadResult, ReplicaSize, TopicResult
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
 from broker.metadata.image import BrokerImage, MetadataImage, PartitionImage, TopicImage
@@ -143,6 +143,17 @@ class FakePartition:
             size += len(batch)
         return ReadResult(ErrorCode.NONE, chunks, size, self.high_watermark, self.high_watermark, self.log_start_offset, self.aborted)
 
+    def advance_log_start(self, offset: int, done: Callable[[ErrorCode, int], None]) -> None:
+        if not self.leads:
+            done(ErrorCode.NOT_LEADER_OR_FOLLOWER, -1)
+            return
+        offset = self.high_watermark if offset == -1 else offset
+        if not 0 <= offset <= self.high_watermark:
+            done(ErrorCode.OFFSET_OUT_OF_RANGE, -1)
+            return
+        self.log_start_offset = max(self.log_start_offset, offset)
+        done(ErrorCode.NONE, self.log_start_offset)
+
     def available_bytes(self, offset: int) -> int:
         return sum(map(len, self.batches[offset : self.high_watermark]))
 
@@ -233,6 +244,29 @@ class FakeController:
         self._called("partitions", topics, timeout_ms, validate_only)
         return [TopicResult(ErrorCode.NONE) for _ in topics]
 
+    async def alter_configs(
+        self, resource_type: int, name: str, changes: Sequence[tuple[str, str | None, int]], timeout_ms: int, validate_only: bool, replace: bool
+    ) -> None:
+        self._called("configs", resource_type, name, list(changes), validate_only, replace)
+        if any(value == "wrong" for _, value, _ in changes):
+            raise KafkaError(ErrorCode.INVALID_CONFIG, "Invalid value wrong")
+
+    async def alter_reassignments(
+        self, items: Sequence[tuple[str, int, Sequence[int] | None]], timeout_ms: int, change_factor: bool = True
+    ) -> Sequence[TopicResult]:
+        self._called("reassign", list(items), timeout_ms, change_factor)
+        return [
+            TopicResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"Topic '{name}' has no partition {partition}.")
+            if name not in self._broker.image.topics
+            else TopicResult(ErrorCode.NONE)
+            for name, partition, _ in items
+        ]
+
+    async def unregister_broker(self, node_id: int, timeout_ms: int) -> None:
+        self._called("unregister", node_id)
+        if node_id not in self._broker.image.brokers:
+            raise KafkaError(ErrorCode.BROKER_ID_NOT_REGISTERED, f"Broker ID {node_id} is not currently registered.")
+
     async def allocate_producer_id(self) -> int:
         self._called("producer_id")
         self._next_producer_id += 1
@@ -242,6 +276,37 @@ class FakeController:
         self.calls.append(call)
         if self.error is not None:
             raise self.error
+
+
+class FakeAdministration:
+    """Node 1's: both nodes run; a transfer is done at once unless `stuck`."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self.log_dir = "/data"
+        self.running = frozenset({1, 2})
+        self.stuck = False
+        self.status: QuorumStatus | None = None
+        self.transfers: list[tuple[GroupId, int, int]] = []
+        self._broker = broker
+
+    def alive(self) -> frozenset[int]:
+        return self.running
+
+    def transfer_leader(self, group: GroupId, leader: int, target: int) -> None:
+        self.transfers.append((group, leader, target))
+        if not self.stuck:
+            self._broker.leaders.known[group] = (target, 4)
+
+    def disk_bytes(self) -> tuple[int, int]:
+        return 1000, 400
+
+    def replica_sizes(self) -> Iterable[ReplicaSize]:
+        return [ReplicaSize(topic, index, 100 + index, 0) for topic, index in self._broker.partitions.by_name]
+
+    async def quorum(self) -> QuorumStatus:
+        if self.status is None:
+            raise KafkaError(ErrorCode.LEADER_NOT_AVAILABLE, "No leader of the metadata is known.")
+        return self.status
 
 
 class FakeBroker:
@@ -258,7 +323,9 @@ class FakeBroker:
         self.leaders = FakeLeaders()
         self.partitions = FakePartitions()
         self.controller = FakeController(self)
+        self.administration = FakeAdministration(self)
         self.settings: Mapping[str, object] = broker_settings(dict(settings or {}))
+        self.static_settings = self.settings
 
     def wall_time_ms(self) -> int:
         return 1_700_000_000_000
