@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from broker.coordinator.runtime import Applied, Outcome, Write
+from broker.coordinator.runtime import Applied, Outcome, Shard, Write
 from broker.coordinator.transactions.records import decode_key, decode_value, encode_key, encode_value
 from broker.coordinator.transactions.state import (
     DECIDED,
@@ -61,7 +61,9 @@ class TransactionMachine:
     While leading, `changed` is told of each transaction that the log changed; at the beginning of a term, of all that are not at rest.
     """
 
-    __slots__ = ("_captured", "_changed", "_deposed", "_leading", "_led", "_values", "term", "transactions")
+    __slots__ = ("_captured", "_changed", "_deposed", "_leading", "_led", "_values", "shard", "term", "transactions")
+
+    shard: Shard
 
     def __init__(self, changed: Changed = _ignore, led: Callable[[], None] = lambda: None, deposed: Callable[[], None] = lambda: None) -> None:
         self.transactions: dict[str, Transaction] = {}
@@ -74,6 +76,9 @@ class TransactionMachine:
         self._leading = False
 
     # -- broker.coordinator.runtime.Machine -----------------------------------------------------------------------
+
+    def attach(self, shard: Shard) -> None:
+        self.shard = shard
 
     def replay(self, record: Applied) -> None:
         if record.key is None:
