@@ -17,7 +17,7 @@ from broker.coordinator.transactions.state import DECIDED, RESTING, Transaction,
 from broker.errors import ErrorCode, KafkaError
 from raft.api import Clock
 
-log = logging.getLogger("chronik_transactions")
+log = logging.getLogger("chronik_cluster")
 
 RETRY_MS = 100
 EXPIRED_AT_ONCE = 1_000

@@ -32,7 +32,7 @@ from broker.records.control import Marker
 from raft.api import Clock
 from wal.entry import GroupId
 
-log = logging.getLogger("chronik_transactions")
+log = logging.getLogger("chronik_cluster")
 
 MARKERS_PER_REQUEST = 1_000
 BACKOFF_MS_MIN, BACKOFF_MS_MAX = 20, 1_000

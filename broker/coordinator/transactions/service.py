@@ -25,7 +25,6 @@ from broker.coordinator.transactions.wire import decode_questions, encode_errors
 from broker.errors import ErrorCode, KafkaError
 from broker.partition.verification import TransactionQuestion
 from raft.api import Clock
-from wal.entry import GroupId
 
 PATIENCE_MS = 200
 TICK_MS = 1_000
@@ -43,7 +42,6 @@ class ServiceParts(NamedTuple):
     wall_time_ms: Callable[[], int]
     settings: Mapping[str, object]
     allocate: Callable[[Callable[[int | None], None]], None]
-    find_partition: Callable[[GroupId], object | None]
 
 
 class TransactionService:
@@ -60,7 +58,7 @@ class TransactionService:
         self._opening: Leader | None = None
         self.receiver = receiver
         self.coordinators: Coordinators[TransactionMachine] = Coordinators(
-            TRANSACTIONS_TOPIC, self._make, parts.sender.image, self._clock, parts.wall_time_ms
+            TRANSACTIONS_TOPIC, self._make, self._attach, parts.sender.image, self._clock, parts.wall_time_ms
         )
         self.verifier = Verifier(self._clock, self.coordinator_of, parts.sender.send, self._verifies)
 
@@ -68,15 +66,16 @@ class TransactionService:
 
     def observe(self, partition: int) -> Shard:
         """A replica of the topic is opened."""
-        shard = self.coordinators.observe(partition)
-        if self._opening is not None:
-            self._leaders[partition] = self._opening
-            self._opening = None
-        return shard
+        return self.coordinators.observe(partition)
 
     def _make(self) -> TransactionMachine:
         self._opening = Leader(self._clock, self._parts.wall_time_ms, self._marker_sender)
         return self._opening.machine
+
+    def _attach(self, machine: TransactionMachine, shard: Shard) -> None:
+        machine.attach(shard)
+        if self._opening is not None:
+            self._leaders[shard.index] = self._opening
 
     def _marker_sender(self) -> MarkerSender:
         if self._sender is None:
