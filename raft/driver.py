@@ -31,8 +31,10 @@ log = logging.getLogger("chronik_raft")
 
 LEADER_SAYS = frozenset((MessageType.APPEND, MessageType.HEARTBEAT, MessageType.INSTALL_SNAPSHOT))
 DISK_FULL_RETRY_MS = 500
+SEAL_AFTER_MS = 200
+"""The journal is sealed when nothing was flushed for this long, so that damage in the last flush is not taken for a torn tail."""
 SLOW_FLUSH_MS = 20
-"""What arrives while a flush is out usually waits for its end, and becomes one entry. When our own disk is slow, a majority of others may be quicker."""
+"""What arrives while a flush is out usually waits for its end, and becomes one entry; behind a slow disk of ours, others may be quicker."""
 
 
 class Identity(NamedTuple):
@@ -104,6 +106,7 @@ class Driver:
         self._turn_scheduled = False
         self._flush: Job | None = None
         self._flush_started_ms = 0
+        self._sealed = False
         self._background: Job | None = None
         self._background_retry_ms = 0
         self._staged_by: dict[GroupId, RaftGroup] = {}
@@ -270,6 +273,7 @@ class Driver:
         if job is None:
             return  # no room in the journal yet; background work makes some
         self._flush = job
+        self._sealed = self._sealed and not job.size_bytes  # the seal itself is a flush of nothing
         self._flush_started_ms = self.clock.now_ms()
         self._behind_flush, self._after_flush = self._after_flush, []
         flushed, self._staged_by = self._staged_by, {}
@@ -399,7 +403,7 @@ class Driver:
                 found.beat_to_answer = batch.beat
                 self.schedule_turn()
             elif batch.beat:
-                found.data_seen = batch.beat
+                found.data_seen = max(found.data_seen, batch.beat)
                 self.schedule_turn()
             for news in batch.news:
                 self.events.on_news(peer, news)
@@ -436,6 +440,8 @@ class Driver:
         return batch
 
     def _step_request(self, group: RaftGroup, peer: Peer, message: Message) -> None:
+        if group.log.quarantined:
+            return  # a damaged replica may have lost what it promised, its term included: it says nothing, as if it were down
         core, kind, elections = group.core, message.type, self.elections
         if kind == MessageType.HEARTBEAT_RESPONSE:
             # On the peer's own session this means: I lead this group no longer.
@@ -445,8 +451,6 @@ class Driver:
             if message.term > core.term:
                 core.step(message, False)
         else:
-            if group.log.quarantined and kind in (MessageType.VOTE, MessageType.PRE_VOTE, MessageType.TIMEOUT_NOW):
-                return  # a damaged replica may have lost what it promised: it decides nothing
             core.step(message, elections.leader_alive(group) if kind not in LEADER_SAYS else False)
             if kind in LEADER_SAYS:
                 if core.leader == message.sender and core.term == message.term:
@@ -597,6 +601,10 @@ class Driver:
                 self._next_beat_ms = max(self._next_beat_ms + timing.beat_interval, now + timing.beat_interval // 2)
                 self._on_beat(now)
             self.elections.timers.expire(now, self.elections.fire)
+            if not self._sealed and self._flush is None and now - self._flush_started_ms > SEAL_AFTER_MS:
+                self._sealed = True
+                self.store.note_idle()
+                self.schedule_turn()
             if self.dirty and self._flush is not None:
                 self.schedule_turn()
             self._start_background()
