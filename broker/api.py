@@ -6,12 +6,16 @@ Handlers run on the loop thread. Produce and Fetch are synchronous and call back
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from broker.errors import ErrorCode
 from broker.metadata.image import MetadataImage, TopicImage
 from raft.api import Clock
 from wal.entry import Buffer, GroupId
+
+if TYPE_CHECKING:
+    from broker.coordinator.coordination import Coordination
+    from broker.coordinator.transactions.service import TransactionService
 
 
 class LeaderTable(Protocol):
@@ -229,6 +233,12 @@ class Broker(Protocol):
 
     @property
     def administration(self) -> Administration: ...
+
+    @property
+    def transactions(self) -> TransactionService: ...
+
+    @property
+    def coordination(self) -> Coordination: ...
 
     @property
     def settings(self) -> Mapping[str, object]:

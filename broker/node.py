@@ -18,6 +18,7 @@ from typing import Any
 
 from broker.administration import METHOD_QUORUM, Administration
 from broker.config import NodeConfig
+from broker.coordinator.coordination import Coordination
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
 from broker.housekeeping import METHOD_CHANGE, Housekeeping
@@ -119,6 +120,7 @@ class Node:
         self.view = NodeView(self)
         self.reassignments = Reassignments(self)
         self.administration = Administration(self)
+        self.coordination = Coordination(self, lambda: len(self.links.seeds))
         self._without_effect: set[str] = set()
         self._admin: Any = None
         self._first_peers: dict[int, str] = {}
@@ -241,6 +243,7 @@ class Node:
         if old.brokers is not new.brokers:
             self._know_peers(new)
         self.partitions.on_image(old, new)
+        self.coordination.on_image(old, new)
 
     def _know_peers(self, image: MetadataImage) -> None:
         """The registered brokers. Until we have caught up, the image may be older than the brokers that it does not name: then also the seeds, those
@@ -390,6 +393,7 @@ class Node:
             pending_bytes_changed=self.housekeeping.pending_bytes_changed,
             node_id=self.node_id,
             read_cache=ReadCache(),
+            observe=self.coordination.observe,
         )
 
         self.links.serve(METHOD_IS_MEMBER, self.reassignments.serve_is_member)

@@ -13,8 +13,8 @@ CREATE_TIMEOUT_MS = 5_000
 
 
 class InternalTopics:
-    """`brokers_expected`: how many brokers the cluster is meant to have at the least, so that a topic that is asked for while the first of them starts
-    is not made with too few replicas for ever."""
+    """`brokers_expected`: how many brokers the cluster is meant to have at the least, so that a topic that is asked for while the first of them
+    starts is not made with too few replicas for ever."""
 
     __slots__ = ("_broker", "_brokers_expected")
 

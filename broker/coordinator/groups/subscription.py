@@ -1,4 +1,4 @@
-"""What a consumer subscribes to: the topics in the metadata of its protocol (ConsumerProtocolSubscription: version, topics, and more that is left)."""
+"""What a consumer subscribes to: the topics in its metadata (ConsumerProtocolSubscription: version, topics, and more that is left)."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from broker.api import AppendResult, NewTopic, QuorumStatus, ReadResult, ReplicaSize, TopicResult
+from broker.coordinator.coordination import Coordination
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
 from broker.metadata.image import BrokerImage, MetadataImage, PartitionImage, TopicImage
@@ -326,6 +327,7 @@ class FakeBroker:
         self.administration = FakeAdministration(self)
         self.settings: Mapping[str, object] = broker_settings(dict(settings or {}))
         self.static_settings = self.settings
+        self.coordination = Coordination(self, lambda: 1)
 
     def wall_time_ms(self) -> int:
         return 1_700_000_000_000
