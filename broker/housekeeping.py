@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from broker.errors import KafkaError
 from broker.metadata.reconciler import ChangeMembers, GroupView, Reconciler, Step, TransferLeader
+from broker.refill import Refill
 from raft.api import Lane
 from raft.core.core import Role
 from raft.core.message import node_of
@@ -40,6 +41,7 @@ class Housekeeping:
         self.pending_bytes = 0
         self.lag_warned: set[tuple[GroupId, int]] = set()
         self._reconciler = Reconciler()
+        self._refill = Refill(node)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
         self._deleted: list[bytes] = []
@@ -63,6 +65,8 @@ class Housekeeping:
             node.partitions.sweep_isr()
             self._warn_of_lag()
             node.meta.maybe_snapshot()
+            node.meta.update_isr()
+            self._refill.look(now)
             if now >= self._next_producer_sweep_ms:
                 self._next_producer_sweep_ms = now + PRODUCER_SWEEP_MS
                 node.partitions.tick(now)

@@ -61,6 +61,8 @@ class Inspector:
 
     async def step_unary(self, group: GroupId, message: Message) -> Message:
         found = self._group(group)
+        if found.log.quarantined:
+            raise RemoteError(FAILED_CODE, f"the replica of node {self._node.node_id} is damaged and answers nothing: {found.log.quarantined}")
         if message.receiver != found.core.replica:
             raise RemoteError(FAILED_CODE, f"the message is for replica {message.receiver}, this is {found.core.replica}")
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

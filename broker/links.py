@@ -84,6 +84,10 @@ class Links:
             self._network.attach(handler, inspector, source, receiver)
             self._network.set_cluster_id(cluster_id)
 
+    def set_incarnation(self, incarnation: int) -> None:
+        if self._network is not None:
+            self._network.set_incarnation(incarnation)
+
     async def stop(self) -> None:
         if self._network is not None:
             await self._network.stop()

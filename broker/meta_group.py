@@ -16,6 +16,7 @@ from broker.replicas import own_replica
 from raft.core.core import Role
 from raft.core.message import node_of
 from raft.group import RaftGroup
+from raft.wire import LeaderNews
 from wal.api import AppliedState
 from wal.entry import META_GROUP, META_TOPIC, Buffer, Entry, GroupId
 from wal.errors import DamageError, DataDirectoryError, WalError
@@ -156,6 +157,7 @@ class MetaGroup:
         self.files = SnapshotFiles(node.files, SnapshotStore(node.files, str(storage.snapshot_dir), storage.snapshot_compression))
         self._making = False
         self._bytes_at_snapshot = 0
+        self._told: tuple[int, ...] = ()  # (term, isr) as published
 
     @property
     def snapshot_index(self) -> int:
@@ -230,6 +232,20 @@ class MetaGroup:
             return await asyncio.wait_for(future, CHANGE_TIMEOUT_S)
         except TimeoutError:
             return False
+
+    def update_isr(self) -> None:
+        """Leader: who of the voters is in sync; told to everybody when it changes. Called regularly, because replicas fall out by time alone."""
+        group, node = self.group, self.node
+        if group is None or group.core.role != Role.LEADER:
+            self._told = ()
+            return
+        lag_ms = node.settings.get("replica.lag.time.max.ms")
+        oldest = max(0, node.clock.now_ms() - (lag_ms if isinstance(lag_ms, int) else 30_000))
+        isr = tuple(sorted({status.node for status in group.replicas() if status.voter and status.at_end_ms >= oldest}))
+        if self._told != (group.term, *isr):
+            self._told = (group.term, *isr)
+            node.leaders.set(META_GROUP, group.term, node.node_id, isr)
+            node.driver.post.publish(LeaderNews(META_GROUP, group.term, node.node_id, isr))
 
     # -- making snapshots -----------------------------------------------------------------------------------------
 

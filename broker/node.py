@@ -29,10 +29,10 @@ from broker.metadata.controller import METHOD_SUBMIT, Controller
 from broker.metadata.draft import ControllerPolicy
 from broker.metadata.identity import Identity, IdentityStore, as_member
 from broker.metadata.image import MetadataImage
-from broker.metadata.joiner import METHOD_INFO, METHOD_JOIN, BootstrapResult, Joiner, JoinHandler
+from broker.metadata.joiner import METHOD_INFO, METHOD_JOIN, BootstrapResult, Joiner, JoinHandler, refusal_of
 from broker.metadata.leaders import LeaderTable
 from broker.metadata.machine import MetadataMachine
-from broker.metadata.operations import RegisterBroker
+from broker.metadata.operations import RegisterBroker, disowned_text
 from broker.network.connection import ConnectionLimits
 from broker.network.dispatcher import Dispatcher
 from broker.network.listener import KafkaListener
@@ -67,6 +67,7 @@ log = logging.getLogger("chronik_server")
 
 ServeAdmin = Callable[[NodeView, str, int], Awaitable[Any]]
 REGISTER_TIMEOUT_MS = 3_000
+INCARNATION_FILE = "incarnation"
 STOP_GRACE_MS = 3_000
 ASK_SEEDS_MS = 1_000
 FLUSH_BUCKETS_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -168,6 +169,7 @@ class Node:
     def on_leader(self, group: RaftGroup) -> None:
         if group.group_id == META_GROUP:
             self.leaders.set(META_GROUP, group.term, group.leader or -1, None)
+            self.meta.update_isr()
         else:
             self.partitions.on_leader(group)
 
@@ -204,6 +206,11 @@ class Node:
         """From here on the node takes part: `__meta` is on disk before anything of it is said."""
         config, identity = self.config, found.identity
         if META_GROUP not in self.store.groups:
+            if identity.state == "member":
+                raise DataDirectoryError(
+                    f"the data directory belongs to a member of the cluster, but the log of {META_TOPIC} is missing in it; restore its files from a "
+                    f"copy, or remove broker {self.node_id} from the cluster (unregister it) and start it with an empty data directory"
+                )
             own = self.node_id + (identity.generation << 32)
             voters = {own} if identity.state == "creating" else {member.replica_id for member in found.voters}
             learners = {member.replica_id for member in found.learners} - voters if identity.state != "creating" else set()
@@ -213,6 +220,7 @@ class Node:
             identity = as_member(identity)
             self.identities.save(identity)
         self.identity = identity
+        self._continue_incarnations(identity.generation)
         cluster_id = bytes.fromhex(identity.cluster_id)
         raft = config.raft
         timing = Timing(raft.heartbeat_interval_ms, raft.election_timeout_ms, raft.election_timeout_ms_max)
@@ -223,9 +231,13 @@ class Node:
         self.partitions = Replicas(
             self.node_id, self.store, self.driver, self.leaders, self._partition_context(), self._topic_config, self.housekeeping.confirm_deletion
         )
+        self.partitions.generation = identity.generation
         self.meta = MetaGroup(self)
         self._first_peers = {node_id: address for node_id, address in _addresses(found).items() if node_id != self.node_id}
         self.meta.open(identity.generation)
+        refusal = disowned_text(self.machine.image, identity)
+        if refusal:
+            raise DataDirectoryError(refusal)
         self.partitions.open_recovered()
         self.machine.add_listener(self._on_image)  # only now: a restored image names replicas that recovery has found
         self._know_peers(self.machine.image)
@@ -291,6 +303,11 @@ class Node:
                 if error.code == ErrorCode.INVALID_REQUEST:
                     raise DataDirectoryError(error.message) from error
                 self.reasons = (f"this broker is not registered yet: {error}",)
+                # Whoever was removed is told so by nobody: no leader speaks to it any more.
+                addresses = [*self.links.peers.values(), *(seed.address for seed in self.links.seeds if seed.node_id != self.node_id)]
+                refusal = await refusal_of(self.links.call_address, addresses, registration)
+                if refusal:
+                    raise DataDirectoryError(refusal) from None
             if self.clock.now_ms() >= ask_again_ms:
                 self._first_peers |= await joiner.voters()
                 self._know_peers(self.image)
@@ -408,10 +425,18 @@ class Node:
 
     def _next_incarnation(self) -> int:
         """Larger at each start, without a clock: a number in a file of its own."""
-        path = f"{self.directory}/incarnation"
-        before = int(Path(path).read_text()) if Path(path).exists() else 0
-        write_durably(self.files, path, str(before + 1).encode())
-        return before + 1
+        path = Path(self.directory, INCARNATION_FILE)
+        return self._save_incarnation(int(path.read_text()) + 1 if path.exists() else 1)
+
+    def _save_incarnation(self, incarnation: int) -> int:
+        write_durably(self.files, f"{self.directory}/{INCARNATION_FILE}", str(incarnation).encode())
+        return incarnation
+
+    def _continue_incarnations(self, generation: int) -> None:
+        """A directory that replaces a lost one counts its starts anew, but peers have seen more of the former: its generation comes first."""
+        if self.incarnation >> 32 < generation:
+            self.incarnation = self._save_incarnation((generation << 32) + (self.incarnation & 0xFFFFFFFF))
+            self.links.set_incarnation(self.incarnation)
 
 
 def _addresses(found: BootstrapResult) -> dict[int, str]:

@@ -28,13 +28,20 @@ TopicConfigOf = Callable[[Mapping[str, str]], TopicConfig]
 
 
 def own_replica(group_log: GroupLog, node: int) -> int:
-    """Our replica id in a group: the one its configuration names, else the node id itself (first generation)."""
-    for _, payload in reversed(group_log.configurations):
-        membership = decode(payload)
-        for replica in sorted(membership.voters | membership.learners | membership.voters_outgoing, reverse=True):
-            if node_of(replica) == node:
-                return replica
-    return node
+    """Our replica id in a group: the newest that its configurations name, else the node id itself (first generation).
+
+    A replica that came later has a first configuration that names it, whatever the entries that it is sent then say of its predecessors.
+    """
+    known = [replica for _, payload in group_log.configurations for replica in decode(payload).members if node_of(replica) == node]
+    return max(known, default=node)
+
+
+def first_membership(first_voters: Sequence[int], replica: int) -> Membership:
+    """With which configuration our `replica` of a group begins: as one of its first voters, or as a learner that the leader will add."""
+    if replica in first_voters:
+        return Membership(frozenset(first_voters))
+    others = frozenset(voter for voter in first_voters if node_of(voter) != node_of(replica))
+    return Membership(others, frozenset([replica]))
 
 
 class Replicas:
@@ -60,6 +67,7 @@ class Replicas:
         self.by_name: dict[tuple[str, int], Partition] = {}
         self.by_id: dict[GroupId, Partition] = {}
         self.groups: dict[GroupId, RaftGroup] = {}
+        self.generation = 0  # of this data directory: no replica here is older
         self._isr: dict[GroupId, tuple[int, ...]] = {}
         self._behind_start: set[tuple[GroupId, int]] = set()  # complained about
 
@@ -79,11 +87,12 @@ class Replicas:
             if group_id != META_GROUP:
                 self._open(group_log, {})
 
-    def _open(self, group_log: GroupLog, configs: Mapping[str, str]) -> RaftGroup:
+    def _open(self, group_log: GroupLog, configs: Mapping[str, str], replica: int = 0) -> RaftGroup:
         group_id, topic = group_log.group_id, group_log.topic
+        replica = max(replica, own_replica(group_log, self.node), self.node + (self.generation << 32))
         partition = Partition(None, topic, group_log.partition, group_id[:16], self.context)
         partition.configure(self.topic_config(configs))
-        group = self.driver.open_group(group_log, partition, own_replica(group_log, self.node))
+        group = self.driver.open_group(group_log, partition, replica)
         partition.attach(group)
         self.by_id[group_id] = partition
         self.by_name[topic, group_log.partition] = partition
@@ -94,9 +103,10 @@ class Replicas:
 
     def on_image(self, old: MetadataImage, new: MetadataImage) -> None:
         """Bring the replicas in step with a new image: create, configure, delete."""
+        came_back = self.node in new.brokers and self.node not in old.brokers  # whatever was assigned to us meanwhile is to be made
         for topic_id, topic in new.topics_by_id.items():
             before = old.topics_by_id.get(topic_id)
-            if before is topic:
+            if before is topic and not came_back:
                 continue
             for image in topic.partitions:
                 self._on_partition(topic, image, new)
@@ -112,12 +122,39 @@ class Replicas:
             replica = metadata.replica_id(self.node, image.group_id)
             if self.node not in image.replicas or replica is None:
                 return
-            payload = encode(Membership(frozenset(image.first_voters), frozenset(), frozenset()))
+            # While old records are replayed, `__meta` still tells of a disk that was lost: a replica of this directory is never older than it.
+            replica = max(replica, self.node + (self.generation << 32))
+            payload = encode(first_membership(image.first_voters, replica))
             group = self._open(self.store.create_group(image.group_id, topic.name, payload), topic.configs)
             if image.first_voters[0] == replica:
                 self.driver.elections.prefer(group)
         else:
             self.by_id[image.group_id].configure(self.topic_config(topic.configs))
+
+    def rebuild(self, group_id: GroupId, replica: int, topic: TopicImage) -> None:
+        """Begin anew in place of a damaged replica: empty, under the new id `replica`, as a learner that the leader fills.
+
+        The caller has kept the old files, and knows that a majority without us is intact.
+        """
+        group, partition = self.groups[group_id], self.by_id[group_id]
+        first_voters = topic.partitions[partition.index].first_voters
+        payload = encode(first_membership(first_voters, replica))
+        self.driver.close_group(group_id)
+        self.by_name.pop((partition.topic, partition.index), None)
+        group_log = group.log
+        if group_log.topic == topic.name:
+            group_log.install_snapshot(0, 0, 0, payload)
+            group_log.quarantine("")
+        else:  # recovery found only frames of it, and not even its name
+            self.store.delete_group(group_id)
+            group_log = self.store.create_group(group_id, topic.name, payload)
+        self._open(group_log, topic.configs, replica)
+        self.driver.schedule_turn()
+
+    def configure_all(self, metadata: MetadataImage) -> None:
+        """The broker's own settings, which give the topics' defaults, have changed."""
+        for topic in metadata.topics.values():
+            self._configure(topic)
 
     def _configure(self, topic: TopicImage) -> None:
         config = self.topic_config(topic.configs)
@@ -132,6 +169,19 @@ class Replicas:
             self.leaders.remove(group_id)
         if confirm:
             self.confirm_deletion(topic_id)
+
+    def remove(self, group_id: GroupId, reason: str) -> None:
+        """Delete our replica of a group. Only for an explicit record of `__meta` that says so."""
+        group = self.groups.pop(group_id)
+        partition = self.by_id.pop(group_id)
+        name = (partition.topic, partition.index)
+        if self.by_name.get(name) is partition:
+            del self.by_name[name]
+        self._isr.pop(group_id, None)
+        self.driver.close_group(group_id)
+        self.store.delete_group(group_id)
+        self.driver.schedule_turn()
+        log.info("%s: replica removed, %s", group.name, reason)
 
     # -- who leads ------------------------------------------------------------------------------------------------
 
@@ -170,18 +220,5 @@ class Replicas:
 
     def tick(self, now_ms: int) -> None:
         """Coarse timers of the partitions (expiry of producers)."""
-    def remove(self, group_id: GroupId, reason: str) -> None:
-        """Delete our replica of a group. Only for an explicit record of `__meta` that says so."""
-        group = self.groups.pop(group_id)
-        partition = self.by_id.pop(group_id)
-        name = (partition.topic, partition.index)
-        if self.by_name.get(name) is partition:
-            del self.by_name[name]
-        self._isr.pop(group_id, None)
-        self.driver.close_group(group_id)
-        self.store.delete_group(group_id)
-        self.driver.schedule_turn()
-        log.info("%s: replica removed, %s", group.name, reason)
-
         for partition in self.by_id.values():
             partition.tick(now_ms)

@@ -41,6 +41,7 @@ METHOD_INFO = "cluster.info"
 METHOD_JOIN = "cluster.join"
 INFO_TIMEOUT_MS = 1_000
 JOIN_TIMEOUT_MS = 10_000
+REFUSAL_TIMEOUT_MS = 2_000
 BACKOFF_MS_MIN, BACKOFF_MS_MAX = 100, 2_000
 LOG_AGAIN_MS = 10_000
 """A reason that lasts is logged again after this time."""
@@ -211,6 +212,30 @@ class Joiner:
                 logger.warning("%s", reason)
                 self._logged_ms = now_ms
         self.reasons = reasons
+
+
+async def refusal_of(call: CallAddress, addresses: Sequence[str], registration: RegisterBroker) -> str:
+    """Why the cluster refuses this broker for good, asked at whoever answers; "" when nobody says so. Registers it when it is not refused."""
+    payload = _encode(registration)
+    waiting = list(dict.fromkeys(addresses))
+    asked: set[str] = set()
+    while waiting:
+        address = waiting.pop(0)
+        if address in asked:
+            continue
+        asked.add(address)
+        try:
+            answer = _join_decoder.decode(await call(address, METHOD_JOIN, payload, REFUSAL_TIMEOUT_MS))
+        except (OSError, msgspec.MsgspecError) as error:
+            logger.debug("%s does not say whether this broker may register: %s", address, error)
+            continue
+        if answer.error == ErrorCode.INVALID_REQUEST:
+            return answer.message
+        if answer.error == ErrorCode.NONE:
+            return ""
+        if answer.leader_address:
+            waiting.insert(0, answer.leader_address)
+    return ""
 
 
 class JoinHandler:

@@ -12,7 +12,8 @@ from broker.errors import ErrorCode, KafkaError
 from broker.metadata import records as r
 from broker.metadata.builder import DEFAULT_BROKER, RESOURCE_BROKER, RESOURCE_TOPIC
 from broker.metadata.draft import Draft, OperationResult
-from broker.metadata.image import BrokerImage
+from broker.metadata.identity import Identity
+from broker.metadata.image import BrokerImage, MetadataImage
 from broker.metadata.reassignment_operations import AlterReassignments, AssignReplicas, ConfirmRemovals, Reassignment, SettleReassignment
 from broker.metadata.topic_operations import (
     ConfirmDeletion,
@@ -141,6 +142,16 @@ def removed_broker_text(node_id: int) -> str:
         f"node {node_id} was removed from the cluster, so that its data directory must not be used again; "
         "start with an empty data directory to join as a new replica"
     )
+
+
+def disowned_text(image: MetadataImage, identity: Identity) -> str:
+    """Why a data directory must not be used any more, as far as its own copy of `__meta` knows; "" when nothing is known against it."""
+    known = image.brokers.get(identity.node_id)
+    if known is not None and known.directory_id and known.directory_id != identity.directory_id and known.generation >= identity.generation:
+        return wiped_directory_text(identity.node_id, known)
+    if known is None and identity.generation >= 0 and image.generations.get(identity.node_id, -1) >= identity.generation:
+        return removed_broker_text(identity.node_id)
+    return ""
 
 
 class UnregisterBroker(OperationBase, frozen=True, omit_defaults=True):

@@ -37,7 +37,10 @@ class GroupView(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangeMembers:
-    """Ask `leader` to move the group's configuration to these replica ids (they differ from the present ones in one replica)."""
+    """Ask `leader` to move the group's configuration to these replica ids.
+
+    They differ from the present ones in one replica, or a replica takes the place of its own predecessor (joint consensus).
+    """
 
     group: GroupId
     leader: int
@@ -160,7 +163,9 @@ def plan_partition(image: MetadataImage, partition: PartitionImage, view: GroupV
     ready = sorted(view.learners & view.caught_up)
     if ready:
         promoted = ready[0]
-        return _change(view, view.voters | {promoted}, view.learners - {promoted}, f"replica of broker {node_of(promoted)} has caught up")
+        # Its own predecessor, whose disk is gone or damaged, goes in the same step: it would only be one more voter that is down.
+        voters = frozenset(replica for replica in view.voters if node_of(replica) != node_of(promoted))
+        return _change(view, voters | {promoted}, view.learners - {promoted}, f"replica of broker {node_of(promoted)} has caught up")
     if any(node_of(replica) in alive for replica in view.learners):
         return None  # one copy at a time; one whose broker is down does not hold up the others
     missing = sorted(replica for replica in wished - view.voters if node_of(replica) in alive)

@@ -146,6 +146,10 @@ class GrpcNetwork:
         self._registry.identity.cluster_id = cluster_id
         self._dial()
 
+    def set_incarnation(self, incarnation: int) -> None:
+        """Before the cluster id is set: a data directory that takes the place of a lost one goes on behind the runs that peers have seen of that."""
+        self._registry.identity.incarnation = incarnation
+
     def set_peers(self, peers: Mapping[int, str], removed: frozenset[int] = frozenset()) -> None:
         """The other nodes as broker id → "host:port" (our own id is ignored), and the ids removed for ever. Sessions with peers that stay go on."""
         wanted = {peer: address for peer, address in peers.items() if peer != self._registry.identity.node_id and peer not in removed}
