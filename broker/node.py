@@ -70,6 +70,7 @@ REGISTER_TIMEOUT_MS = 3_000
 INCARNATION_FILE = "incarnation"
 STOP_GRACE_MS = 3_000
 ASK_SEEDS_MS = 1_000
+DISK_GRACE_S = 5.0
 FLUSH_BUCKETS_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -337,20 +338,24 @@ class Node:
         self._admin = await serve(self.view, self.config.admin_host, self.config.admin_port)
 
     async def stop(self) -> None:
-        """Hand over what we lead, answer what is in flight, close. Everything acknowledged is on disk already."""
+        """Hand over what we lead, answer what is in flight, close. Everything acknowledged is on disk already. After a failure nothing will be answered
+        any more: clients are sent away at once."""
         self.stage = "stopping"
+        failed = self.failure.done()
+        if failed and self.listener is not None:
+            await self.listener.stop(0)
         self.housekeeping.stop()
         if self._admin is not None:
             await self._admin.stop()
         if self.driver is not None and not self.driver.stopped and self.meta is not None:
             await self.housekeeping.hand_over()
         if self.listener is not None:
-            await self.listener.stop(STOP_GRACE_MS)
+            await self.listener.stop(0 if failed else STOP_GRACE_MS)
             await self.dispatcher.stop()
         if self.driver is not None:
             self.driver.stop()
         await self.links.stop()
-        self.disk.stop()
+        self.disk.stop(0.2 if failed else DISK_GRACE_S)
         if self.store is not None:
             self.store.close()
 
