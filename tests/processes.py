@@ -59,6 +59,13 @@ class NodeProcess:
         self.environment = environment
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "node.log"
+        self.fault_file = directory / "faults.json"
+
+    def faults(self, **what: int | bool | None) -> None:
+        """What is wrong with this node's disk from now on (`wal.faults`); nothing when called without arguments."""
+        beside = self.fault_file.with_suffix(".new")
+        beside.write_text(json.dumps(what))
+        beside.replace(self.fault_file)
 
     def start(self, **environment: str) -> None:
         assert self.process is None or self.process.poll() is not None, f"node {self.node} runs already"
@@ -70,6 +77,8 @@ class NodeProcess:
             "CHRONIK_NODE_ADDR": f"127.0.0.1:{self.raft}",
             "CHRONIK_DATA_DIR": str(self.directory / "data"),
             "CHRONIK_ADVERTISED_HOST": "127.0.0.1",
+            "CHRONIK_LOG_TIMESTAMPS": "true",
+            **({"CHRONIK_TEST_FAULTS": str(self.fault_file)} if self.fault_file.exists() else {}),
             **({"CHRONIK_CLUSTER_ENABLED": "true", "CHRONIK_SEED_NODES": self.seeds} if self.seeds else {}),
             **self.environment,
             **environment,
@@ -129,7 +138,7 @@ class NodeProcess:
 class ProcessCluster:
     """Use as a context manager. Every process that is left is killed at the end, and the logs are checked for tracebacks."""
 
-    def __init__(self, directory: Path, nodes: int = 3, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, nodes: int = 3, environment: dict[str, str] | None = None, faulty_disks: bool = False) -> None:
         ports = free_ports(3 * nodes)
         replication = {"CHRONIK_KAFKA__DEFAULT_REPLICATION_FACTOR": str(min(3, nodes))}
         each = [(ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]) for i in range(nodes)]
@@ -137,6 +146,10 @@ class ProcessCluster:
         self.nodes = {
             i + 1: NodeProcess(i + 1, directory / f"node-{i + 1}", each[i], seeds, {**replication, **(environment or {})}) for i in range(nodes)
         }
+        if faulty_disks:
+            for node in self.nodes.values():
+                node.directory.mkdir(parents=True, exist_ok=True)
+                node.faults()
 
     @property
     def bootstrap(self) -> str:
@@ -163,6 +176,11 @@ class ProcessCluster:
                 except (OSError, ValueError):
                     continue
         return 0
+
+    def wait_leader(self, topic: str, partition: int = 0, node: int = 0, seconds: float = 30.0) -> int:
+        """The leader (`node`, if given), as soon as there is one."""
+        wait_until(f"a leader of {topic}-{partition}", lambda: (found := self.partition_leader(topic, partition)) and found == (node or found), seconds)
+        return self.partition_leader(topic, partition)
 
     def stop(self) -> None:
         for node in self.nodes.values():

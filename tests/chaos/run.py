@@ -81,7 +81,8 @@ class Load:
 
     def _delivered(self, send: Send, partition: int, error: KafkaError | None, message: object) -> None:
         if error is None:
-            send.outcome, send.offset = Outcome.OK, message.offset()  # type: ignore[attr-defined]
+            offset = message.offset()  # type: ignore[attr-defined]
+            send.outcome, send.offset = Outcome.OK, offset if offset is not None and offset >= 0 else -1
             self.acknowledged_at[partition].append(time.monotonic())
 
     def _on_error(self, error: KafkaError) -> None:
@@ -216,11 +217,12 @@ def run(cycles: int, seed: int, rate: int, directory: Path, partitions: int = 3,
             history.final = final[partition]
             anomalies += [f"partition {partition}: {text}" for text in check(history)]
         anomalies += cluster.surprises()
+    unplaced = sum(send.outcome == Outcome.OK and send.offset < 0 for history in load.histories.values() for send in history.sends)
     for text in anomalies[:20]:
         print(text)
     for kind, values in gaps.items():
         print(f"failover ({kind}): n={len(values)} p50 {statistics.median(values):.2f} s max {max(values):.2f} s")
-    print(f"{cycles} cycles, {load.acknowledged()} acknowledged, {sum(len(f) for f in final.values())} in the log, {len(anomalies)} anomalies")
+    print(f"{cycles} cycles, {load.acknowledged()} acknowledged ({unplaced} of them without an offset), {sum(len(f) for f in final.values())} in the log, {len(anomalies)} anomalies")
     return len(anomalies)
 
 
