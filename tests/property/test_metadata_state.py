@@ -49,6 +49,11 @@ def operations() -> st.SearchStrategy[o.Operation]:
         st.builds(o.CreatePartitions, st.lists(st.builds(o.PartitionsSpec, NAMES, st.integers(0, 6)), max_size=2).map(tuple)),
         st.builds(o.ConfirmDeletion, NODES, st.lists(IDS, max_size=3).map(tuple)),
         st.builds(o.AssignReplicas, NAMES, st.integers(0, 3), REPLICAS),
+        st.builds(
+            o.AlterReassignments, st.lists(st.builds(o.Reassignment, NAMES, st.integers(0, 3), st.one_of(st.none(), REPLICAS)), max_size=2).map(tuple)
+        ),
+        st.builds(o.SettleReassignment, IDS, st.integers(0, 1), REPLICAS),
+        st.builds(o.ConfirmRemovals, NODES, st.lists(IDS.map(lambda topic: topic + bytes(4)), max_size=2).map(tuple)),
         st.builds(o.UnregisterBroker, NODES),
         st.builds(o.AllocateProducerIds),
         st.builds(o.SetConfigs, st.just(2), NAMES, st.lists(change, max_size=2).map(tuple)),
