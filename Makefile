@@ -26,6 +26,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m broker.protocol.generator --check
+	$(BIN)/python -m broker.handlers.table --check
 	$(BIN)/python -m raft.transport.generate --check
 
 format: $(STAMP)
@@ -34,4 +35,5 @@ format: $(STAMP)
 
 generate: $(STAMP)
 	$(BIN)/python -m broker.protocol.generator
+	$(BIN)/python -m broker.handlers.table
 	$(BIN)/python -m raft.transport.generate

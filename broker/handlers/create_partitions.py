@@ -1,4 +1,4 @@
-"""CreatePartitions (key 37), versions 0-3. Any broker takes it: the controller is asked over the cluster's own transport.
+"""CreatePartitions (key 37), versions 0-3: add partitions to topics. Any broker takes it: the controller is asked over the cluster's own transport.
 
 v1 same · v2 flexible · v3 quota error. `count` is the new total; null assignments leave the placing to the controller.
 """

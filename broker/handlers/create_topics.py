@@ -1,4 +1,4 @@
-"""CreateTopics (key 19), versions 2-7. Any broker takes it: the controller is asked over the cluster's own transport.
+"""CreateTopics (key 19), versions 2-7: make topics. Any broker takes it: the controller is asked over the cluster's own transport.
 
 v4 -1 means the default · v5 flexible, the new topic's settings in the answer (KIP-525) · v6 quota error · v7 topic id.
 """

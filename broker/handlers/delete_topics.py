@@ -1,4 +1,4 @@
-"""DeleteTopics (key 20), versions 1-6. Any broker takes it: the controller is asked over the cluster's own transport.
+"""DeleteTopics (key 20), versions 1-6: delete topics and their data. Any broker takes it: the controller is asked over the cluster's own transport.
 
 v4 flexible · v5 error message · v6 by name or by id (KIP-516).
 """

@@ -1,0 +1,30 @@
+"""The page of APIs is what the handlers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from broker.handlers.registry import HANDLERS
+from broker.handlers.table import REASONS, main, render
+from broker.protocol.api_keys import APIS
+
+
+def test_page_is_up_to_date() -> None:
+    assert main(["--check"]) == 0, "run python -m broker.handlers.table"
+
+
+def test_every_key_is_on_the_page_once() -> None:
+    rows = [line.split("|")[1].strip() for line in render().splitlines() if line.startswith("|")]
+    numbers = [int(cell) for cell in rows if cell.isdigit()]
+    assert sorted(numbers) == sorted(APIS)
+
+
+def test_what_is_not_served_has_a_reason() -> None:
+    assert set(APIS) - {module.KEY for module in HANDLERS} <= set(REASONS)
+
+
+def test_check_tells_a_difference(tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "page.md"
+    assert main(["--check", "--output", str(page)]) == 1
+    assert main(["--output", str(page)]) == 0
+    assert main(["--check", "--output", str(page)]) == 0
