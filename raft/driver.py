@@ -30,6 +30,11 @@ from wal.errors import DiskFullError
 log = logging.getLogger("chronik_raft")
 
 LEADER_SAYS = frozenset((MessageType.APPEND, MessageType.HEARTBEAT, MessageType.INSTALL_SNAPSHOT))
+UNARY_ANSWERS = {
+    MessageType.APPEND: MessageType.APPEND_RESPONSE,
+    MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
+    MessageType.VOTE: MessageType.VOTE_RESPONSE,
+}
 DISK_FULL_RETRY_MS = 500
 SEAL_AFTER_MS = 200
 """The journal is sealed when nothing was flushed for this long, so that damage in the last flush is not taken for a torn tail."""
@@ -224,6 +229,8 @@ class Driver:
     def _gather(self, group: RaftGroup) -> None:
         """Move what the core wants to say to the outboxes, and see what changed."""
         core = group.core
+        if core.messages:
+            self._route(group)  # what was said before a change of role goes before the notice of that change
         if core.changed:
             core.changed = False
             group.note_status()
@@ -234,9 +241,7 @@ class Driver:
                     if group.eager_commit:
                         core.broadcast_commit()
         if core.messages:
-            messages, core.messages = core.messages, []
-            for message in messages:
-                self.post.route(group, message)
+            self._route(group)
         if core.messages_after_flush:
             self._after_flush.extend([(group, message) for message in core.take_messages_after_flush()])
         if core.reads:
@@ -245,6 +250,11 @@ class Driver:
             wanted, core.snapshots = core.snapshots, []
             for request in wanted:
                 self.events.on_snapshot_needed(group, request.peer, request.index, request.term)
+
+    def _route(self, group: RaftGroup) -> None:
+        messages, group.core.messages = group.core.messages, []
+        for message in messages:
+            self.post.route(group, message)
 
     def _advance(self, group: RaftGroup) -> None:
         """Apply what is committed; then what hangs on it."""
@@ -489,12 +499,16 @@ class Driver:
     def _stepped(self, group: RaftGroup) -> None:
         """After a message: who was deposed stops serving at once, not with the next turn; requests may come before that."""
         if group.serving and group.core.role != Role.LEADER:
+            self._route(group)
             group.note_status()
         self.touch(group)
 
-    def ask(self, group: RaftGroup, message: Message, done: Callable[[Message], None]) -> None:
-        """Step one message that came by a unary call; `done(answer)` when its answer may leave (after the fsync, as always)."""
-        self.post.expect(group.group_id, message.sender, done)
+    def ask(self, group: RaftGroup, message: Message, done: Callable[[Message], None]) -> Callable[[], None]:
+        """Step one message that came by a unary call; `done(answer)` when its answer may leave (after the fsync, as always).
+
+        Call what is returned to wait no longer.
+        """
+        forget = self.post.expect(group.group_id, message.sender, UNARY_ANSWERS[message.type], done)
         group.core.step(message, self.elections.leader_alive(group))
         self._stepped(group)
 

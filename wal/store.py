@@ -263,7 +263,8 @@ class WalStore:
         journal = self._journal
         check(journal.enter_next(), "no free journal file")
         target = journal.generation - 2
-        if any(0 < file.generation <= target for file in journal.files):
+        # A target that is not reached yet stays: what must be repeated may take more than one file, and would begin anew with each.
+        if not self._clean_target and any(0 < file.generation <= target for file in journal.files):
             self._clean_target = target
             self._copy_reserve = self._bytes_to_copy(target)
 
@@ -399,6 +400,8 @@ class WalStore:
             job = self._clean()
             if job is not None:
                 return job
+            if self._starved and not journal.free and self._flush is None:
+                return self._plan_file()  # what must be repeated finds no room: one file more, given up again when the journal is clean
         elif self._checkpoint_wanted and (job := self._checkpoint_step()) is not None:
             return job
         if self._ready:

@@ -24,7 +24,7 @@ CONNECT_TIMEOUT_US = 500_000
 DEAD_SESSION_US = 2_000_000
 RETRANSMIT_US = 200_000
 QUEUE_BYTES = 64 << 10
-"""What may be on its way in one direction of a session before sending is refused."""
+"""What may wait in one direction of a session that is not ready before sending is refused."""
 
 
 class SimClock:
@@ -225,7 +225,8 @@ class SimNetwork:
     def carry(self, session: Session, side: int, data: bytes) -> bool:
         """Send `data` from the end `side`. False when its queue is full."""
         near, far = session.ends[side], session.ends[1 - side]
-        if far.queued + len(data) > QUEUE_BYTES and far.queued:
+        waits = self.scheduler.now_us < near.busy_until_us or bool(far.stuck)
+        if waits and far.queued + len(data) > QUEUE_BYTES:
             self.counts["queue_full"] += 1
             return False
         if session.broken:
