@@ -16,6 +16,9 @@ from wal.entry import Buffer, GroupId
 if TYPE_CHECKING:
     from broker.coordinator.coordination import Coordination
     from broker.coordinator.transactions.service import TransactionService
+    from broker.partition.producers import ProducerDescription
+    from broker.partition.verification import Then
+    from broker.records.control import Marker
 
 
 class LeaderTable(Protocol):
@@ -82,6 +85,18 @@ class Partition(Protocol):
 
     def advance_log_start(self, offset: int, done: Callable[[ErrorCode, int], None]) -> None:
         """Delete the records below `offset` (-1: below the high watermark); done(error, log start offset) once that is committed."""
+
+    def append_transactional(self, records: memoryview, acks: int, transactional_id: str, add: bool, done: Callable[[AppendResult], None]) -> None:
+        """As `append`, once the transaction's coordinator has confirmed that this partition belongs to it (KIP-890); `add` makes it so."""
+
+    def enter_transaction(self, transactional_id: str, producer: tuple[int, int], add: bool, then: Then) -> None:
+        """`then(error, message, …)` once the partition is known to belong to the transaction of `producer` = (id, epoch)."""
+
+    def append_marker(self, marker: Marker, done: Callable[[AppendResult], None]) -> None:
+        """End a producer's transaction here. `done` once: NONE when that is committed."""
+
+    def describe_producers(self) -> Sequence[ProducerDescription] | ErrorCode:
+        """Every producer that is known here, as committed."""
 
     def read(
         self, offset: int, max_bytes: int, current_leader_epoch: int, read_committed: bool, min_one: bool, done: Callable[[ReadResult], None]

@@ -19,6 +19,7 @@ from typing import Any
 from broker.administration import METHOD_QUORUM, Administration
 from broker.config import NodeConfig
 from broker.coordinator.coordination import Coordination
+from broker.coordinator.internal_topics import TRANSACTIONS_TOPIC
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
 from broker.housekeeping import METHOD_CHANGE, Housekeeping
@@ -47,6 +48,7 @@ from broker.replicas import Replicas
 from broker.runtime import LoopClock, ThreadDisk
 from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, without_effect
 from broker.settings.live import LiveSettings
+from broker.transactions import Transactions
 from broker.view import NodeView
 from raft.core.core import CoreLimits
 from raft.core.membership import encode, simple
@@ -119,11 +121,14 @@ class Node:
         self.links = Links(config, self.random, self.fatal)
         self.controller = Controller(self.node_id, self.machine, self.links.call, self.clock, _random_id)
         self.housekeeping = Housekeeping(self)
-        self.view = NodeView(self)
         self.reassignments = Reassignments(self)
         self.administration = Administration(self)
+        self.transacting = Transactions(self)
+        self.transactions = self.transacting.service
         self.coordination = Coordination(self, lambda: len(self.links.seeds))
+        self.coordination.add(TRANSACTIONS_TOPIC, self.transacting.observe)
         self._without_effect: set[str] = set()
+        self.view = NodeView(self)
         self._admin: Any = None
         self._first_peers: dict[int, str] = {}
 
@@ -197,6 +202,7 @@ class Node:
         self.stage = "ready"
         self._know_peers(self.image)
         self.housekeeping.start()
+        self.transacting.start()
 
     def _watch_joiner(self, joiner: Joiner) -> None:
         self.reasons = joiner.reasons
@@ -255,22 +261,10 @@ class Node:
     def _on_image(self, old: MetadataImage, new: MetadataImage) -> None:
         if old.brokers is not new.brokers:
             self._know_peers(new)
-        self.partitions.on_image(old, new)
-        self.coordination.on_image(old, new)
-
-    def _know_peers(self, image: MetadataImage) -> None:
-        """The registered brokers. Until we have caught up, the image may be older than the brokers that it does not name: then also the seeds, those
-        that took us in, and those that the seeds tell of; otherwise a node that comes back would wait for peers that it never dials."""
-        known = {b.node_id: b.raft_address for b in image.brokers.values()}
-        if self.stage != "ready":
-            known = {seed.node_id: seed.address for seed in self.links.seeds} | self._first_peers | known
-        known.pop(self.node_id, None)
-        self.links.know(known)
-        self.driver.set_peers(set(self.links.peers))
-
         if old.broker_configs is not new.broker_configs:
             self._on_broker_configs(new)
-    async def _register(self, identity: Identity, joiner: Joiner) -> None:
+        self.partitions.on_image(old, new)
+        self.coordination.on_image(old, new)
         if old.topics is not new.topics or old.broker_configs is not new.broker_configs:
             self._warn_of_settings(old, new)
 
@@ -290,6 +284,18 @@ class Node:
         for name in sorted(stored - self._without_effect):
             log.warning("setting %s is stored, but does not act yet (docs/kafka-apis.md)", name)
         self._without_effect |= stored
+
+    def _know_peers(self, image: MetadataImage) -> None:
+        """The registered brokers. Until we have caught up, the image may be older than the brokers that it does not name: then also the seeds, those
+        that took us in, and those that the seeds tell of; otherwise a node that comes back would wait for peers that it never dials."""
+        known = {b.node_id: b.raft_address for b in image.brokers.values()}
+        if self.stage != "ready":
+            known = {seed.node_id: seed.address for seed in self.links.seeds} | self._first_peers | known
+        known.pop(self.node_id, None)
+        self.links.know(known)
+        self.driver.set_peers(set(self.links.peers))
+
+    async def _register(self, identity: Identity, joiner: Joiner) -> None:
         """Tell the cluster where we are, until it knows; a single or first node makes the cluster's first records."""
         registration = self._registration(identity)
         ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
@@ -345,6 +351,7 @@ class Node:
         if failed and self.listener is not None:
             await self.listener.stop(0)
         self.housekeeping.stop()
+        self.transacting.stop()
         if self._admin is not None:
             await self._admin.stop()
         if self.driver is not None and not self.driver.stopped and self.meta is not None:
@@ -365,6 +372,7 @@ class Node:
         return ControllerPolicy(
             default_partitions=_number(self.settings, "num.partitions", 1),
             default_replication_factor=_number(self.settings, "default.replication.factor", 1),
+            available=lambda: self.housekeeping.alive() if self.driver is not None else frozenset([self.node_id]),
         )
 
     def _registration(self, identity: Identity | None = None) -> RegisterBroker:
@@ -382,7 +390,6 @@ class Node:
             generation=identity.generation if identity is not None else -1,
             cluster_id=identity.cluster_id if identity is not None else "",
         )
-            available=lambda: self.housekeeping.alive() if self.driver is not None else frozenset([self.node_id]),
 
     def _serve_peers(self) -> None:
         handler = JoinHandler(self.machine, self.controller, lambda: self.identity, self.links.seeds, self._members, self._add_learner)
@@ -400,6 +407,9 @@ class Node:
         self.links.serve(METHOD_JOIN, join, open_to_joiners=True)
         self.links.serve(METHOD_SUBMIT, submit)
         self.links.serve(METHOD_CHANGE, self.housekeeping.serve_transfer)
+        self.links.serve(METHOD_IS_MEMBER, self.reassignments.serve_is_member)
+        self.links.serve(METHOD_QUORUM, self.administration.serve_quorum)
+        self.transacting.serve()
 
     def _members(self) -> Any:
         return self.meta.members() if self.meta is not None else ((), ())
@@ -416,10 +426,9 @@ class Node:
             node_id=self.node_id,
             read_cache=ReadCache(),
             observe=self.coordination.observe,
+            verify=self.transactions.verifier.verify,
         )
 
-        self.links.serve(METHOD_IS_MEMBER, self.reassignments.serve_is_member)
-        self.links.serve(METHOD_QUORUM, self.administration.serve_quorum)
     def _topic_config(self, configs: Mapping[str, str]) -> TopicConfig:
         return TopicConfig.parse(configs, self.settings)
 

@@ -3,7 +3,7 @@
 v3 transactional id · v5 log start offset · v7 zstd · v8 error message · v9 flexible · v10 new leader in the answer (KIP-951) · v13 topic ids
 (KIP-516). acks: -1 on disk on a majority, 1 on disk on the leader, 0 no answer at all (an error then closes the connection, so that the client
 notices). Versions 0-2 are advertised and refused (KAFKA-18659). A time limit means that the outcome is unknown, hence REQUEST_TIMED_OUT and
-nothing more definite.
+nothing more definite. With a transactional id each partition must belong to the producer's transaction, which its coordinator confirms (KIP-890).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from broker.api import AppendResult, Partition
 from broker.errors import ErrorCode
 from broker.handlers.services import Services
+from broker.metadata.builder import INTERNAL_TOPICS
 from broker.network.dispatcher import Route
 from broker.network.request import Request
 from broker.network.timer_wheel import Expiry
@@ -23,6 +24,7 @@ from broker.protocol.produce import LeaderHint, ProducedPartition, ProduceReques
 KEY = 0
 VERSIONS = (3, 13)
 ADVERTISED = (0, 13)
+FIRST_VERSION_ADDS = 12  # a partition that is not in the transaction yet is added to it (KIP-890 part 2)
 
 _ATTRIBUTES_LOW_BYTE = 22  # of a record batch, magic 2; its three lowest bits name the compression
 _ZSTD = 4
@@ -49,7 +51,7 @@ class ProduceHandler:
         buffer = request.buffer
         view = buffer if isinstance(buffer, memoryview) else memoryview(bytearray(buffer))
         body, _ = decode_produce_request(view, request.position, request.api_version)
-        if body.transactional_id is not None or not -1 <= body.acks <= 1:
+        if not -1 <= body.acks <= 1:
             self._refuse(request, body)
             return
         if body.acks == 0:
@@ -58,23 +60,29 @@ class ProduceHandler:
         pending = _Pending(self._services, request, body)
         acks = body.acks
         topics = body.topics
+        transactional_id = body.transactional_id
         if pending.is_single:
             key, parts = topics[0]
-            self._append(key, parts[0][0], parts[0][1], acks, request.api_version, pending.finish_only)
+            self._append(key, parts[0], acks, request.api_version, transactional_id, pending.finish_only)
         else:
             for topic_place, (key, parts) in enumerate(topics):
-                for place, (index, records) in enumerate(parts):
-                    self._append(key, index, records, acks, request.api_version, partial(pending.finish, topic_place, place))
+                for place, part in enumerate(parts):
+                    self._append(key, part, acks, request.api_version, transactional_id, partial(pending.finish, topic_place, place))
         pending.begin_waiting(body.timeout_ms)
 
-    def _append(self, key: TopicKey, index: int, records: memoryview | None, acks: int, version: int, done: Done) -> None:
+    def _append(self, key: TopicKey, part: tuple[int, memoryview | None], acks: int, version: int, transactional_id: str | None, done: Done) -> None:
+        index, records = part
         found = self._find(key, index)
         if found is None:
             done(_NO_PARTITION)
+        elif found.topic in INTERNAL_TOPICS:
+            done(AppendResult(ErrorCode.INVALID_TOPIC_EXCEPTION, message="Only coordinators write to the internal topics."))
         elif records is None or len(records) <= _ATTRIBUTES_LOW_BYTE:
             done(AppendResult(ErrorCode.INVALID_RECORD, message="The request holds no record batch for the partition."))
         elif version < 7 and records[_ATTRIBUTES_LOW_BYTE] & 7 == _ZSTD:
             done(AppendResult(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, message="zstd needs Produce version 7 or later (KIP-110)."))
+        elif transactional_id:
+            found.append_transactional(records, acks, transactional_id, version >= FIRST_VERSION_ADDS, done)
         else:
             found.append(records, acks, done)
 
@@ -90,19 +98,16 @@ class ProduceHandler:
                 errors.append(result)
 
         for key, parts in body.topics:
-            for index, records in parts:
-                self._append(key, index, records, 0, request.api_version, done)
+            for part in parts:
+                self._append(key, part, 0, request.api_version, body.transactional_id, done)
         if errors:
             request.close()
         else:
             request.reply_nothing()
 
     def _refuse(self, request: Request, body: ProduceRequest) -> None:
-        """Nothing is appended: transactions are not served (InitProducerId says so first), or acks has no meaning."""
-        if body.transactional_id is not None:
-            code, message = ErrorCode.INVALID_TXN_STATE, "This broker does not serve transactions."
-        else:
-            code, message = ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {body.acks}; -1, 0 and 1 are allowed."
+        """Nothing is appended: acks has no meaning."""
+        code, message = ErrorCode.INVALID_REQUIRED_ACKS, f"acks is {body.acks}; -1, 0 and 1 are allowed."
         topics = [
             (key, [ProducedPartition(index, code, -1, -1, -1, message if request.api_version >= 8 else None) for index, _ in parts])
             for key, parts in body.topics

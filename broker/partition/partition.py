@@ -16,7 +16,7 @@ from broker.partition.context import PartitionContext, Watermarks
 from broker.partition.isr import members
 from broker.partition.lookup import Found, Newest, TimestampLookup, Wanted
 from broker.partition.observer import join_state, split_state
-from broker.partition.producers import ProducerTable
+from broker.partition.producers import ProducerDescription, ProducerTable
 from broker.partition.reading import Cursors, gather
 from broker.partition.state import LogStart, PartitionState, StateEncoder, decode_command, decode_state, empty_state
 from broker.partition.verification import Then, TransactionGate, Verification, produce_error
@@ -316,6 +316,10 @@ class Partition:
     def enter_transaction(self, transactional_id: str, producer: tuple[int, int], add: bool, then: Then) -> None:
         """Call `then` once this partition is known to belong to the transaction of `producer` = (id, epoch): its records may come."""
         self._gate.enter(transactional_id, producer, add, then)
+
+    def describe_producers(self) -> Sequence[ProducerDescription] | ErrorCode:
+        error = self._fenced(-1)
+        return self._producers.describe() if error is ErrorCode.NONE else error
 
     def append_marker(self, marker: Marker, done: Callable[[AppendResult], None]) -> None:
         """The coordinator's request to end a transaction here. `done` as for `append_prepared`."""

@@ -71,6 +71,17 @@ def end_transaction(entry: ProducerEntry | None, epoch: int, coordinator_epoch: 
     return ProducerEntry(epoch, batches, offset, -1, coordinator_epoch)
 
 
+class ProducerDescription(NamedTuple):
+    """A producer for DescribeProducers; -1 for what there is not."""
+
+    producer_id: int
+    epoch: int
+    last_sequence: int
+    last_timestamp: int
+    coordinator_epoch: int
+    first_offset: int
+
+
 class Verdict(NamedTuple):
     """What became of a request's batches: all new (then `changes` goes to `appended`), or all repeated (then first and last original batch)."""
 
@@ -93,6 +104,14 @@ class ProducerTable:
     def find(self, producer_id: int) -> ProducerEntry | None:
         """The producer as the leader knows it, what is appended and not applied included."""
         return self.overlay.get(producer_id) or self.applied.get(producer_id)
+
+    def describe(self) -> list[ProducerDescription]:
+        """All producers, as applied."""
+        found: list[ProducerDescription] = []
+        for producer_id, entry in self.applied.items():
+            sequence, timestamp = (entry.batches[-1].last_sequence, entry.batches[-1].timestamp) if entry.batches else (-1, -1)
+            found.append(ProducerDescription(producer_id, entry.epoch, sequence, timestamp, entry.coordinator_epoch, entry.first_offset))
+        return found
 
     def is_open(self, producer_id: int, epoch: int) -> bool:
         """Whether the producer has a transaction open here, in this epoch."""

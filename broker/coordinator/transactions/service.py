@@ -1,13 +1,12 @@
 """The transaction coordinators of one node, as handlers and other nodes ask them. Which partition coordinates an id is Kafka's choice.
 
 What has to wait for the transaction before (its markers are being written) waits here a moment before it is answered CONCURRENT_TRANSACTIONS, because
-every client would only sleep and ask again. Loop thread only; callback style, and a few coroutines for the handlers.
+every client would only sleep and ask again. Loop thread only; knows no asyncio.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -159,37 +158,41 @@ class TransactionService:
     def _leader_of(self, machine: TransactionMachine) -> Leader:
         return self._leaders[machine.shard.index]
 
-    async def _answer(self, transactional_id: str, run: Run) -> Answer:
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._ask(transactional_id, run, lambda answer: None if future.done() else future.set_result(answer))
-        return await future
-
-    async def init_producer(self, transactional_id: str, timeout_ms: int, expected: Producer | None) -> Answer:
+    def init_producer(self, transactional_id: str, timeout_ms: int, expected: Producer | None, done: Callable[[Answer], None]) -> None:
         """InitProducerId with a transactional id. `expected` = (producer id, epoch) that the client has, None for none."""
         if not 0 < timeout_ms <= self._number("transaction.max.timeout.ms", 900_000):
-            return Answer(ErrorCode.INVALID_TRANSACTION_TIMEOUT)
+            done(Answer(ErrorCode.INVALID_TRANSACTION_TIMEOUT))
+            return
         now_ms = self._parts.wall_time_ms()
-        return await self._answer(transactional_id, lambda m, new_id: m.init_producer(transactional_id, timeout_ms, expected, new_id, now_ms))
+        self._ask(transactional_id, lambda m, new_id: m.init_producer(transactional_id, timeout_ms, expected, new_id, now_ms), done)
 
-    async def add_partitions(self, transactional_id: str, producer: Producer, partitions: Collection[TopicPartition]) -> Answer:
-        """AddPartitionsToTxn and AddOffsetsToTxn of clients that do not bump epochs themselves (transaction.version below 2)."""
+    def add_partitions(
+        self, transactional_id: str, producer: Producer, partitions: Collection[TopicPartition], done: Callable[[Answer], None]
+    ) -> None:
+        """AddPartitionsToTxn and AddOffsetsToTxn, of clients that do not bump epochs themselves (transaction.version below 2)."""
         now_ms = self._parts.wall_time_ms()
-        return await self._answer(transactional_id, lambda m, _: m.add_partitions(transactional_id, producer, partitions, 0, now_ms))
+        self._ask(transactional_id, lambda m, _: m.add_partitions(transactional_id, producer, partitions, 0, now_ms), done)
 
-    async def verify(self, transactional_id: str, producer: Producer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, ErrorCode]:
+    def verify(
+        self,
+        transactional_id: str,
+        producer: Producer,
+        partitions: Collection[TopicPartition],
+        done: Callable[[dict[TopicPartition, ErrorCode]], None],
+    ) -> None:
         """AddPartitionsToTxn with verify_only: each partition's own error."""
-        loop = asyncio.get_running_loop()
         found: dict[TopicPartition, ErrorCode] = {}
-        for partition in partitions:
-            future: asyncio.Future[ErrorCode] = loop.create_future()
-            self._question(TransactionQuestion(transactional_id, *producer, *partition, False), future.set_result)
-            found[partition] = await future
-        return found
 
-    async def end(self, transactional_id: str, producer: Producer, commit: bool, client_version: int) -> Answer:
+        def run(machine: TransactionMachine, _: int) -> Outcome[Answer]:
+            found.update({partition: machine.verify(transactional_id, producer, partition) for partition in partitions})
+            return Outcome(Answer())
+
+        self._ask(transactional_id, run, lambda answer: done(found or dict.fromkeys(partitions, answer.error)))
+
+    def end(self, transactional_id: str, producer: Producer, commit: bool, client_version: int, done: Callable[[Answer], None]) -> None:
         """EndTxn. `client_version` 2 bumps the epoch."""
         now_ms = self._parts.wall_time_ms()
-        return await self._answer(transactional_id, lambda m, new_id: m.end(transactional_id, producer, commit, client_version, new_id, now_ms))
+        self._ask(transactional_id, lambda m, new_id: m.end(transactional_id, producer, commit, client_version, new_id, now_ms), done)
 
     # -- verification ---------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class FakePartition:
         self.disk: list[Callable[[], None]] = []
         self.reads = 0
         self.aborted: Sequence[tuple[int, int]] = ()
+        self.transactional: list[tuple[str, bool]] = []
 
     @property
     def log_end_offset(self) -> int:
@@ -101,6 +102,10 @@ class FakePartition:
             self.pending.append((offset, done))
         if self.auto_commit:
             self.commit()
+
+    def append_transactional(self, records: memoryview, acks: int, transactional_id: str, add: bool, done: Callable[[AppendResult], None]) -> None:
+        self.transactional.append((transactional_id, add))
+        self.append(records, acks, done)
 
     def commit(self) -> None:
         self.high_watermark = len(self.batches)

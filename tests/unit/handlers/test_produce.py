@@ -6,7 +6,7 @@ import pytest
 
 from broker.errors import ErrorCode
 from broker.protocol._generated.produce import PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData
-from tests.unit.handlers.fakes import Client, World, batch, decode_answer
+from tests.unit.handlers.fakes import Client, FakePartition, World, batch, decode_answer
 
 ID = b"events".ljust(16, b"\0")
 
@@ -95,9 +95,19 @@ def test_other_acks_are_refused(world: World, acks: int) -> None:
     assert world.broker.partitions.get("events", 0).batches == []
 
 
-def test_transactions_are_refused_for_good(world: World) -> None:
-    answer = only(world.client().call(request(("events", 0, batch()), transactional_id="tx"), ProduceResponse, 9))
-    assert answer.error_code == ErrorCode.INVALID_TXN_STATE
+@pytest.mark.parametrize("version", [9, 11, 12])
+def test_a_transactional_request_goes_through_verification(world: World, version: int) -> None:
+    answer = only(world.client().call(request(("events", 0, batch()), transactional_id="tx"), ProduceResponse, version))
+    assert answer.error_code == ErrorCode.NONE
+    assert world.broker.partitions.get("events", 0).transactional == [("tx", version >= 12)], "KIP-890: version 12 adds the partition by itself"
+
+
+@pytest.mark.parametrize("topic", ["__consumer_offsets", "__transaction_state"])
+def test_only_coordinators_write_to_their_topics(world: World, topic: str) -> None:
+    partition = FakePartition(topic, 0, b"i" * 16)
+    world.broker.partitions.add(partition)
+    answer = only(world.client().call(request((topic, 0, batch())), ProduceResponse, 9))
+    assert answer.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION and partition.batches == []
 
 
 @pytest.mark.parametrize(("version", "expected"), [(3, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE), (6, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE), (7, 0)])
