@@ -15,6 +15,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple, Protocol
 
+from raft import telling
 from raft.api import Clock, Disk, Lane, Network, StateMachine
 from raft.core.core import CoreLimits, RaftCore, Role
 from raft.core.message import Message, MessageType, node_of
@@ -236,6 +237,8 @@ class Driver:
             group.note_status()
             if group.log.committed_index < core.commit_index:
                 group.log.advance_commit(core.commit_index)
+                if telling.debugging():
+                    telling.committed(group)
                 if core.role == Role.LEADER:
                     self._commit_changed[group.group_id] = group
                     if group.eager_commit:
@@ -478,6 +481,9 @@ class Driver:
         core, kind = group.core, message.type
         if kind == MessageType.APPEND_RESPONSE:
             group.progress_moved = True
+            if message.reject or telling.debugging():
+                before = core.progress.get(message.sender)
+                telling.append_answered(group, message, before.match_index if before is not None else 0)
         elif kind == MessageType.HEARTBEAT_RESPONSE:
             if message.reject or message.term != core.term or core.role != Role.LEADER:
                 if peer.agreed.pop(group.group_id, None) is not None:
@@ -487,8 +493,7 @@ class Driver:
                 if group.reads_waiting:
                     self.confirm_leadership(group)
         elif kind in (MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE_RESPONSE) and not message.reject:
-            which = "pre-vote" if kind == MessageType.PRE_VOTE_RESPONSE else "vote"
-            log.info("%s: Vote granted by node %d (%s, term %d)", group.name, peer.node, which, message.term)
+            telling.vote_granted(group, message)
         core.step(message, False)
         if kind == MessageType.APPEND_RESPONSE:
             progress = core.progress.get(message.sender)
@@ -515,6 +520,7 @@ class Driver:
     def _append_dropped(self, group_id: GroupId, message: Message) -> None:
         group = self.groups.get(group_id)
         if group is not None:
+            telling.append_dropped(group, message)
             group.core.peer_reset(message.receiver)
             self._unsettled[group_id] = group
 

@@ -10,6 +10,7 @@ import logging
 from random import Random
 from typing import TYPE_CHECKING
 
+from raft import telling
 from raft.api import Clock, Lane
 from raft.core.core import Role
 from raft.core.message import Message, MessageType, node_of
@@ -153,7 +154,7 @@ class Elections:
         core = group.core
         if group.followed is not None or core.role == Role.LEADER or not core.may_campaign() or group.log.quarantined:
             return
-        log.info("%s: Election timeout reached", group.name)
+        telling.election_timeout(group)
         core.campaign()
         self.arm(group)
         self.driver.touch(group)

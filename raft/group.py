@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from raft import telling
 from raft.api import ReplicaStatus, StateMachine
 from raft.core.core import RaftCore, Role
 from raft.core.message import node_of
@@ -218,6 +219,8 @@ class RaftGroup:
             self.at_end.clear()
             log.info("%s: Became leader for term %d", self.name, term)
             self.driver.became_leader(self)
+        elif role == Role.CANDIDATE:
+            telling.election_started(self)
         elif role == Role.FOLLOWER and leader and leader_changed:
             log.debug("%s term %d: following node %d", self.name, term, node_of(leader))
         if leader_changed:

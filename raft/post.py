@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from raft import telling
 from raft.api import Clock, Lane, Network
 from raft.core.message import CONTROL_TYPES, Message, MessageType, node_of
 from raft.liveness import Peer
@@ -68,6 +69,8 @@ class Post:
                 peer.answers[lane].append((group.group_id, message))
         elif peer.out[lane]:
             peer.requests[lane].append((group.group_id, message))
+            if kind == MessageType.VOTE:
+                telling.vote_requested(group, message)
 
     def send(self) -> None:
         """Send everything that waits and would leave at once; the rest gathers, so that a busy connection carries fewer, larger messages."""
@@ -95,6 +98,8 @@ class Post:
         messages, peer.requests[Lane.CONTROL] = peer.requests[Lane.CONTROL], []
         news, peer.news = list(peer.news.values()), {}
         self._send_requests(peer, Lane.CONTROL, messages, peer.next_beat(self.clock.now_ms()), news)
+        if telling.debugging():
+            telling.heartbeat_sent(peer.node)
 
     def _send_requests(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
         start = size = 0
