@@ -316,7 +316,7 @@ class Node:
                 if refusal:
                     raise DataDirectoryError(refusal) from None
             if self.clock.now_ms() >= ask_again_ms:
-                self._first_peers |= await joiner.voters()
+                self._first_peers |= await joiner.voters(identity.cluster_id)
                 self._know_peers(self.image)
                 ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
             await self._pause(0.02)

@@ -29,7 +29,7 @@ from broker.metadata.bootstrap import (
 from broker.metadata.controller import Controller, sleep
 from broker.metadata.identity import Identity, IdentityStore, new_identity
 from broker.metadata.machine import MetadataMachine
-from broker.metadata.operations import RegisterBroker
+from broker.metadata.operations import RegisterBroker, foreign_cluster_text
 from raft.api import Clock
 from raft.core.message import node_of
 from wal.entry import META_GROUP
@@ -160,11 +160,16 @@ class Joiner:
         except msgspec.MsgspecError as error:
             return Unreachable(f"it answers in an unknown way: {error}")
 
-    async def voters(self) -> dict[int, str]:
-        """Broker id -> "host:port" of the voters of `__meta`, as the seeds that answer know them."""
+    async def voters(self, cluster_id: str) -> dict[int, str]:
+        """Broker id -> "host:port" of the voters of `__meta`, as the seeds that answer know them.
+
+        Raises DataDirectoryError when all seeds that answer belong to another cluster than ours: this directory came from elsewhere.
+        """
         answers = await asyncio.gather(*(self._info(seed) for seed in self._seeds if seed.node_id != self._registration.node_id))
-        voters = [member for answer in answers if isinstance(answer, ClusterInfo) for member in answer.voters]
-        return {node_of(member.replica_id): member.address for member in voters if member.address}
+        found = [answer for answer in answers if isinstance(answer, ClusterInfo) and answer.cluster_id]
+        if found and all(answer.cluster_id != cluster_id for answer in found):
+            raise DataDirectoryError(foreign_cluster_text(self._registration.node_id, cluster_id, found[0].cluster_id))
+        return {node_of(member.replica_id): member.address for answer in found for member in answer.voters if member.address}
 
     def _create(self, identity: Identity) -> BootstrapResult:
         if identity.state != "creating":
