@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup cluster test check format generate sim sim-long chaos bench clean
+.PHONY: setup cluster test check format generate sim sim-long chaos fuzz bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -37,3 +37,11 @@ generate: $(STAMP)
 	$(BIN)/python -m broker.protocol.generator
 	$(BIN)/python -m broker.handlers.table
 	$(BIN)/python -m raft.transport.generate
+
+# kill -9 and SIGSTOP on real nodes under load; prints anomalies and failover times. CYCLES=100
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos.run --cycles $(or $(CYCLES),100)
+
+# Malformed frames to a live node. FRAMES=100000
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.run --frames $(or $(FRAMES),100000)

@@ -85,7 +85,12 @@ class NodeProcess:
         }
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "start"], cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **settings}
+                [sys.executable, "-m", "cli.main", "start"],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **settings},
             )
 
     @property
@@ -179,7 +184,9 @@ class ProcessCluster:
 
     def wait_leader(self, topic: str, partition: int = 0, node: int = 0, seconds: float = 30.0) -> int:
         """The leader (`node`, if given), as soon as there is one."""
-        wait_until(f"a leader of {topic}-{partition}", lambda: (found := self.partition_leader(topic, partition)) and found == (node or found), seconds)
+        wait_until(
+            f"a leader of {topic}-{partition}", lambda: (found := self.partition_leader(topic, partition)) and found == (node or found), seconds
+        )
         return self.partition_leader(topic, partition)
 
     def stop(self) -> None:
@@ -193,7 +200,9 @@ class ProcessCluster:
         found = []
         for node in self.nodes.values():
             text = node.log.read_text(errors="replace") if node.log.exists() else ""
-            found += [f"node {node.node}: {line}" for line in text.splitlines() if any(w in line for w in ("Traceback", "InvariantError", "AssertionError"))]
+            found += [
+                f"node {node.node}: {line}" for line in text.splitlines() if any(w in line for w in ("Traceback", "InvariantError", "AssertionError"))
+            ]
         return found
 
     def __enter__(self) -> ProcessCluster:

@@ -1,7 +1,7 @@
 """The history checker: what clients sent, what was acknowledged, what was read, and everything that can be wrong with it.
 
-Values are unique and carry their producer and number ("producer:number"). Each operation ends ok, failed or unknown; an unknown one may or may not be in
-the log, but at most once. Sources: RELIABILITY section 2; Jepsen's Kafka and Redpanda analyses name the same anomalies.
+Values are unique and carry their producer and number ("producer:number"). Each operation ends ok, failed or unknown; an unknown one may or may not
+be in the log, but at most once. Sources: RELIABILITY section 2; Jepsen's Kafka and Redpanda analyses name the same anomalies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _order(history: History) -> list[str]:
         if send.outcome == Outcome.OK and send.offset >= 0:
             producer = send.value.split(b":")[0]
             if producer in highest and send.offset <= highest[producer][0]:
-                found.append(f"offset-order: {send.value!r} got offset {send.offset}, the earlier {highest[producer][1]!r} has {highest[producer][0]}")
+                before, earlier = highest[producer]
+                found.append(f"offset-order: {send.value!r} got offset {send.offset}, the earlier {earlier!r} has {before}")
             highest[producer] = (send.offset, send.value)
     return found
 

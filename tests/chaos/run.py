@@ -1,8 +1,8 @@
 """`python -m tests.chaos.run --cycles 100`: kill -9 and SIGSTOP on a real three-node cluster under load of real clients, then check the history.
 
-Each cycle draws a fault: kill the leader of a partition, a follower, a majority, all nodes; or SIGSTOP the leader. What is killed is started again. At the end a
-fresh consumer reads everything and the checkers of `tests.chaos.history` look at it. Prints failover times: from the kill of a leader to the next
-acknowledged write to its partition.
+Each cycle draws a fault: kill the leader of a partition, a follower, a majority, all nodes; or SIGSTOP the leader. What is killed is started
+again. At the end a fresh consumer reads everything and the checkers of `tests.chaos.history` look at it. Prints failover times: from the kill of a
+leader to the next acknowledged write to its partition.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
@@ -65,9 +66,8 @@ class Load:
             send = Send(b"p:%d:%s" % (number, b"x" * (number % 300)), Outcome.UNKNOWN)
             self.histories[partition].sends.append(send)
             try:
-                producer.produce(
-                    TOPIC, send.value, partition=partition, on_delivery=lambda error, message, s=send, p=partition: self._delivered(s, p, error, message)
-                )
+                told = lambda error, message, s=send, p=partition: self._delivered(s, p, error, message)  # noqa: E731
+                producer.produce(TOPIC, send.value, partition=partition, on_delivery=told)
             except BufferError:
                 producer.poll(0.05)
                 self.histories[partition].sends.pop()
@@ -143,7 +143,7 @@ def gap_after(times: list[float], moment: float) -> float | None:
     if not later:
         return None
     window = [t for t in times if moment - 0.5 < t < later[0] + 3]
-    return max((b - a for a, b in zip(window, window[1:], strict=False) if b > moment), default=later[0] - moment)
+    return max((b - a for a, b in pairwise(window) if b > moment), default=later[0] - moment)
 
 
 def one_cycle(cluster: ProcessCluster, load: Load, kind: str, rng: random.Random, gaps: dict[str, list[float]]) -> str:
@@ -170,9 +170,10 @@ def one_cycle(cluster: ProcessCluster, load: Load, kind: str, rng: random.Random
         time.sleep(rng.uniform(0.3, 2.5) if kind in ("leader", "follower") else rng.uniform(0, 0.5))
         for victim in victims:
             cluster.nodes[victim].start()
-    wait_until(f"acknowledgements after {kind}", lambda: load.fatal or any(t[-1:] and t[-1] > moment + 0.2 for t in load.acknowledged_at.values()), 60)
+    wait_until(f"acknowledgements after {kind}", lambda: load.fatal or any(t[-1] > moment + 0.2 for t in load.acknowledged_at.values()), 60)
     cluster.wait_ready()
-    wait_until(f"acknowledgements on partition {partition} after {kind}", lambda: load.fatal or load.acknowledged_at[partition][-1] > moment + 0.2, 60)
+    times = load.acknowledged_at[partition]
+    wait_until(f"acknowledgements on partition {partition} after {kind}", lambda: load.fatal or times[-1] > moment + 0.2, 60)
     if kind in ("leader", "stop") and leader:
         gap = gap_after(load.acknowledged_at[partition], moment)
         if gap is not None:
@@ -222,7 +223,10 @@ def run(cycles: int, seed: int, rate: int, directory: Path, partitions: int = 3,
         print(text)
     for kind, values in gaps.items():
         print(f"failover ({kind}): n={len(values)} p50 {statistics.median(values):.2f} s max {max(values):.2f} s")
-    print(f"{cycles} cycles, {load.acknowledged()} acknowledged ({unplaced} of them without an offset), {sum(len(f) for f in final.values())} in the log, {len(anomalies)} anomalies")
+    held = sum(len(found) for found in final.values())
+    print(
+        f"{cycles} cycles, {load.acknowledged()} acknowledged ({unplaced} of them without an offset), {held} in the log, {len(anomalies)} anomalies"
+    )
     return len(anomalies)
 
 

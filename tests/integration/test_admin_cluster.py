@@ -55,7 +55,7 @@ def test_every_node_tells_the_same(cluster: ProcessCluster) -> None:
     assert leader[0] == leader[1] == leader[2] and {"node_id", "addr", "term"} <= leader[0].keys()
     names = [[(m["node_id"], m["addr"], m["state"]) for m in view] for view in views("/admin/cluster/members")]
     assert names[0] == names[1] == names[2] and [state for _, _, state in names[0]].count("leader") == 1
-    assert dict((number, addr) for number, addr, _ in names[0]) == {n.node: f"127.0.0.1:{n.raft}" for n in cluster.nodes.values()}
+    assert {number: addr for number, addr, _ in names[0]} == {n.node: f"127.0.0.1:{n.raft}" for n in cluster.nodes.values()}
     wait_until("all in sync", lambda: all(len(row["isr"]) == 3 for view in views("/admin/cluster/partitions") for row in view))
 
     def same() -> bool:

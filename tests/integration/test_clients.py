@@ -53,14 +53,18 @@ def samples() -> list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | 
 @pytest.mark.parametrize("codec", CODECS)
 def test_confluent_kafka(cluster: ProcessCluster, admin: AdminClient, codec: str) -> None:
     topic = make_topic(admin, f"confluent-{codec}")
-    producer = Producer({"bootstrap.servers": cluster.bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20})
+    producer = Producer(
+        {"bootstrap.servers": cluster.bootstrap, "compression.type": codec, "acks": "all", "enable.idempotence": True, "linger.ms": 20}
+    )
     offsets: list[int] = []
     for key, value, headers, timestamp in samples():
         told = lambda e, m: offsets.append(m.offset() if e is None else -1)  # noqa: E731
         producer.produce(topic, value, key, partition=0, on_delivery=told, timestamp=timestamp, headers=headers)
     assert producer.flush(30) == 0
     assert offsets == list(range(len(samples())))
-    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "x", "enable.auto.commit": False, "fetch.message.max.bytes": 2 * MEGABYTE})
+    consumer = Consumer(
+        {"bootstrap.servers": cluster.bootstrap, "group.id": "x", "enable.auto.commit": False, "fetch.message.max.bytes": 2 * MEGABYTE}
+    )
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     found = []
     deadline = time.monotonic() + 30
@@ -82,12 +86,16 @@ def test_kafka_python(cluster: ProcessCluster, admin: AdminClient, codec: str) -
 
     topic = make_topic(admin, f"python-{codec}")
     servers = cluster.bootstrap.split(",")
-    producer = KafkaProducer(bootstrap_servers=servers, compression_type=None if codec == "none" else codec, acks="all", max_request_size=2 * MEGABYTE)
+    producer = KafkaProducer(
+        bootstrap_servers=servers, compression_type=None if codec == "none" else codec, acks="all", max_request_size=2 * MEGABYTE
+    )
     rows = samples()
     sent = [producer.send(topic, value, key, [(n, v or b"") for n, v in headers], 0, timestamp) for key, value, headers, timestamp in rows]
     assert [one.get(30).offset for one in sent] == list(range(len(rows)))
     producer.close()
-    consumer = KafkaConsumer(bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=20_000, max_partition_fetch_bytes=2 * MEGABYTE)
+    consumer = KafkaConsumer(
+        bootstrap_servers=servers, auto_offset_reset="earliest", consumer_timeout_ms=20_000, max_partition_fetch_bytes=2 * MEGABYTE
+    )
     partition = Partition(topic, 0)
     consumer.assign([partition])
     found = []

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_clean_stop_hands_over_and_nobody_waits(cluster: ProcessCluster) -> No
     finally:
         stop.set()
         thread.join()
-    gap = max(b - a for times in acknowledged.values() for a, b in zip(times, times[1:], strict=False))
+    gap = max(b - a for times in acknowledged.values() for a, b in pairwise(times))
     print(f"clean stop: {took:.2f} s, longest wait of a producer {gap:.2f} s")
     assert code == 0 and errors == [] and took < 10, victim.log_tail()
     victim.start()
