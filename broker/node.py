@@ -310,16 +310,19 @@ class Node:
                 if error.code == ErrorCode.INVALID_REQUEST:
                     raise DataDirectoryError(error.message) from error
                 self.reasons = (f"this broker is not registered yet: {error}",)
-                # Whoever was removed is told so by nobody: no leader speaks to it any more.
-                addresses = [*self.links.peers.values(), *(seed.address for seed in self.links.seeds if seed.node_id != self.node_id)]
-                refusal = await refusal_of(self.links.call_address, addresses, registration)
-                if refusal:
-                    raise DataDirectoryError(refusal) from None
             if self.clock.now_ms() >= ask_again_ms:
+                await self._ask_for_refusal(registration)
                 self._first_peers |= await joiner.voters(identity.cluster_id)
                 self._know_peers(self.image)
                 ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
             await self._pause(0.02)
+
+    async def _ask_for_refusal(self, registration: RegisterBroker) -> None:
+        """Whoever was removed, or comes with a disk that was given up, is told so by nobody: no leader speaks to it any more."""
+        addresses = [*self.links.peers.values(), *(seed.address for seed in self.links.seeds if seed.node_id != self.node_id)]
+        refusal = await refusal_of(self.links.call_address, addresses, registration)
+        if refusal:
+            raise DataDirectoryError(refusal)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not beyond a fatal error."""

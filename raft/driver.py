@@ -516,6 +516,7 @@ class Driver:
         forget = self.post.expect(group.group_id, message.sender, UNARY_ANSWERS[message.type], done)
         group.core.step(message, self.elections.leader_alive(group))
         self._stepped(group)
+        return forget
 
     def _append_dropped(self, group_id: GroupId, message: Message) -> None:
         group = self.groups.get(group_id)

@@ -14,7 +14,7 @@ from raft import telling
 from raft.api import ReplicaStatus, StateMachine
 from raft.core.core import RaftCore, Role
 from raft.core.message import node_of
-from raft.liveness import NEVER, quorum_contact_ms
+from raft.liveness import NEVER, quorum_contact_ms, superseded
 from wal.api import GroupLog, ReadJob
 from wal.entry import Entry, GroupId
 from wal.errors import DamageError, InvariantError, check
@@ -121,7 +121,7 @@ class RaftGroup:
     def replicas(self) -> list[ReplicaStatus]:
         core, now = self.core, self.driver.clock.now_ms()
         membership = core.membership
-        last = self.log.last_index
+        last, dead = self.log.last_index, superseded(membership)
         found = []
         for replica in sorted(membership.voters | membership.voters_outgoing | membership.learners):
             voter = replica in membership.voters or replica in membership.voters_outgoing
@@ -133,7 +133,9 @@ class RaftGroup:
             peer = self.driver.peers.get(node_of(replica))
             contact = peer.acked_ms if peer is not None and peer.agreed.get(self.group_id) == core.term else NEVER
             at_end = self.at_end.get(replica, (0, NEVER))[1]
-            if progress is not None and match >= last and contact > at_end:
+            if replica in dead:
+                contact = at_end = NEVER
+            elif progress is not None and match >= last and contact > at_end:
                 at_end = contact
             found.append(ReplicaStatus(node_of(replica), voter, match, contact, at_end))
         return found

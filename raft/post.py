@@ -53,7 +53,8 @@ class Post:
         self.max_message_bytes = max_message_bytes
         self.append_dropped = append_dropped
         self._news: dict[GroupId, LeaderNews] = {}  # what we say of the groups that we lead
-        self._asked: dict[tuple[GroupId, int], list[Callable[[Message], None]]] = {}  # unary callers, by group and asking replica
+        # Unary callers, by group, asking replica and type of the answer.
+        self._asked: dict[tuple[GroupId, int, MessageType], list[Callable[[Message], None]]] = {}
 
     def route(self, group: RaftGroup, message: Message) -> None:
         """Put a message into the outbox of its receiver: answers go back on the receiver's own session."""
@@ -149,9 +150,19 @@ class Post:
 
     # -- unary callers --------------------------------------------------------------------------------------------
 
-    def expect(self, group_id: GroupId, asker: int, done: Callable[[Message], None]) -> None:
-        """`done(answer)` with the next answer to replica `asker` in this group."""
-        self._asked.setdefault((group_id, asker), []).append(done)
+    def expect(self, group_id: GroupId, asker: int, kind: MessageType, done: Callable[[Message], None]) -> Callable[[], None]:
+        """`done(answer)` with the next answer of type `kind` to replica `asker` in this group. Call what is returned to wait no longer."""
+        key = (group_id, asker, kind)
+        self._asked.setdefault(key, []).append(done)
+
+        def forget() -> None:
+            waiting = self._asked.get(key, [])
+            if done in waiting:
+                waiting.remove(done)
+            if not waiting:
+                self._asked.pop(key, None)
+
+        return forget
 
     def forget_group(self, group_id: GroupId) -> None:
         self.withdraw(group_id)
@@ -159,7 +170,8 @@ class Post:
             del self._asked[key]
 
     def _answer_unary(self, group: RaftGroup, message: Message) -> bool:
-        waiting = self._asked.pop((group.group_id, message.receiver), None)
+        """Whether nobody else waits for the message. An acknowledgement still goes to its leader, which must not miss one."""
+        waiting = self._asked.pop((group.group_id, message.receiver, message.type), None)
         for done in waiting or ():
             done(message)
-        return waiting is not None
+        return waiting is not None and message.type != MessageType.APPEND_RESPONSE
