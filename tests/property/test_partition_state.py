@@ -5,10 +5,14 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.api import AppendResult
 from broker.errors import ErrorCode
 from broker.partition.state import ExpireProducers, LogStart, encode_command
-from broker.records.batch import MAX_SEQUENCE, stored_batches
-from broker.records.reader import read_batches
+from broker.partition.transactions import AbortedIndex, TransactionIndex
+from broker.records.batch import MAX_SEQUENCE, TRANSACTIONAL_BIT, stored_batches
+from broker.records.builder import build_batch
+from broker.records.control import Marker
+from broker.records.reader import Record, read_batches
 from raft.api import Proposal
 from tests.unit.partition.fakes import Replica, batch, idempotent
 from wal.entry import EntryKind
@@ -20,6 +24,8 @@ step = st.one_of(
     st.tuples(st.just("epoch"), producer, st.just(0)),
     st.tuples(st.just("expire"), producer, st.just(0)),
     st.tuples(st.just("start"), st.integers(0, 30), st.just(0)),
+    st.tuples(st.just("transaction"), st.integers(4, 6), st.integers(1, 3)),
+    st.tuples(st.just("marker"), st.integers(4, 6), st.integers(0, 3)),
     st.tuples(st.just("election"), st.just(0), st.just(0)),
 )
 
@@ -27,9 +33,11 @@ step = st.one_of(
 def run(steps: list[tuple[str, int, int]], first_sequence: int) -> Replica:
     """A leader that has gone through `steps`, everything committed."""
     replica = Replica()
+    replica.verify = lambda question, done: done(ErrorCode.NONE, "")
+    replica.partition = replica.make_partition()
     replica.lead(1)
-    sequences = dict.fromkeys((1, 2, 3), first_sequence)
-    epochs = dict.fromkeys((1, 2, 3), 0)
+    sequences = dict.fromkeys(range(1, 7), first_sequence)
+    epochs = dict.fromkeys(range(1, 7), 0)
     term = 1
     for kind, first, second in steps:
         if kind == "produce":
@@ -43,6 +51,20 @@ def run(steps: list[tuple[str, int, int]], first_sequence: int) -> Replica:
         elif kind == "epoch":
             epochs[first] += 1
             sequences[first] = 0
+        elif kind == "transaction":
+            made = build_batch([Record(0, 5, b"k", b"v")] * second, producer=(first, epochs[first], sequences[first]), attributes=TRANSACTIONAL_BIT)
+            answers: list[AppendResult] = []
+            replica.partition.append_transactional(memoryview(made), -1, "tx", True, answers.append)
+            replica.collect()
+            replica.commit()
+            assert answers[0].error is ErrorCode.NONE
+            sequences[first] = (sequences[first] + second) & MAX_SEQUENCE
+        elif kind == "marker":
+            epochs[first] += second & 1  # with and without the epoch bump of KIP-890
+            sequences[first] = 0 if second & 1 else sequences[first]
+            replica.partition.append_marker(Marker(first, epochs[first], term, second >= 2), lambda result: None)
+            replica.collect()
+            replica.commit()
         elif kind == "election":
             term += 2
             replica.depose(term - 1)
@@ -74,7 +96,10 @@ def test_captured_anywhere_and_replayed_equals_a_straight_replay(steps: list[tup
     restored.commit()
     assert restored.partition.snapshot() == straight.partition.snapshot()
     assert not leader.partition.producers.overlay
-    assert all(1 <= len(p.batches) <= 5 for p in restored.partition.producers.applied.values())
+    assert all(len(p.batches) <= 5 for p in restored.partition.producers.applied.values())
+    table = restored.partition.producers
+    assert table.transactions.open == {name: p.first_offset for name, p in table.applied.items() if p.first_offset >= 0}
+    assert restored.partition.last_stable_offset == leader.partition.last_stable_offset
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,3 +145,37 @@ def test_repeating_after_a_failover_gives_the_original_offset(counts: list[int],
         answer = new.produce(idempotent(first, count))
         assert (answer.error, answer.base_offset) == (ErrorCode.NONE, offset)
     assert new.partition.high_watermark == sequence
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["write", "commit", "abort", "delete"])), max_size=40),
+    st.integers(0, 45),
+    st.integers(0, 45),
+)
+def test_the_index_of_aborted_transactions_equals_a_naive_one(steps: list[tuple[int, str]], start: int, size: int) -> None:
+    index = TransactionIndex()
+    naive: list[tuple[int, int, int]] = []
+    opened: dict[int, int] = {}
+    log_start = 0
+    for offset, (producer_id, what) in enumerate(steps):
+        if what == "write" and producer_id not in opened:
+            opened[producer_id] = offset
+            index.opened(producer_id, offset)
+        elif what in ("commit", "abort"):
+            first = opened.pop(producer_id, None)
+            index.ended(producer_id, offset, what == "commit")
+            if first is not None and what == "abort":
+                naive.append((producer_id, first, offset))
+        elif what == "delete":
+            log_start = max(log_start, offset // 2)
+            index.aborted.trim(log_start)
+        if offset % 7 == 0:
+            index.aborted = AbortedIndex.decode(index.aborted.encode())
+    end = start + size
+    assert index.first_unstable_offset == min(opened.values(), default=index.first_unstable_offset)
+    expected = sorted((p, first) for p, first, last in naive if last >= max(start, log_start) and first < end)
+    stable = min(index.first_unstable_offset, len(steps))
+    if end <= stable:
+        found = index.aborted.overlapping(max(start, log_start), end)
+        assert sorted(found) == expected and found == sorted(found, key=lambda item: item[1])

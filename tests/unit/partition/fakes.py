@@ -11,6 +11,7 @@ from broker.errors import ErrorCode
 from broker.partition.config import TopicConfig
 from broker.partition.partition import Partition, PartitionContext
 from broker.partition.read_cache import ReadCache
+from broker.partition.verification import Verify
 from broker.records.builder import build_batch
 from broker.records.reader import Record
 from raft.api import Proposal, ReplicaStatus
@@ -177,10 +178,14 @@ class Replica:
             pending_bytes_changed=self._pending,
             node_id=1,
             read_cache=self.read_cache,
+            verify=self.verify,
         )
         partition = Partition(None, "topic", 0, TOPIC_ID, context)
         partition.attach(self.group)  # type: ignore[arg-type]
         return partition
+
+    verify: Verify | None = None
+    """The coordinator of transactions; None = none is accepted."""
 
     def _pending(self, delta: int) -> None:
         self.pending_told += delta
