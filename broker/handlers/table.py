@@ -1,6 +1,7 @@
 """`python -m broker.handlers.table [--check]`: write docs/kafka-apis.md from the handlers, or say whether it is up to date (exit status 1).
 
-Owns the reasons why a key is not served. A key is in the first table exactly when a handler for it is registered; settings come from their definitions.
+Owns the reasons why a key is not served. A key is in the first table exactly when a handler for it is registered;
+settings come from their definitions.
 """
 
 from __future__ import annotations
@@ -65,13 +66,14 @@ def render() -> str:
         *(f"| {key} | {APIS[key].name} | {REASONS.get(key, _INTERNAL)} |" for key in sorted(APIS) if key not in served),
         "",
         "## Settings of topics",
-        "All of Kafka's settings are accepted, checked, stored and described. One that does not act yet says so here, and once in the log when it is set.",
+        "All of Kafka's settings are accepted, checked, stored and described. "
+        "One that does not act yet says so here, and once in the log when it is set.",
         "",
         *_settings(TOPIC_SETTINGS),
         "",
         "## Settings of brokers",
-        "`read-only` settings are changed in the configuration file and act from the next start. The others can be changed while the cluster runs, for one",
-        "broker or for all (`kafka-configs --entity-type brokers`): they act at once, as defaults of topics and on new connections.",
+        "`read-only` settings are changed in the configuration file and act from the next start. The others can be changed while the cluster runs,",
+        "for one broker or for all (`kafka-configs --entity-type brokers`): they act at once, as defaults of topics and on new connections.",
         "",
         *_settings(BROKER_SETTINGS),
         "",

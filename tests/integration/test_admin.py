@@ -1,0 +1,271 @@
+"""Administration with unmodified clients: settings, deleting records, elections, and moving partitions with data between four nodes under load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, ElectionType, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from kafka import KafkaAdminClient
+from kafka import TopicPartition as Place
+from kafka.errors import ReassignmentInProgressError
+
+from tests.processes import ProcessCluster, wait_until
+
+QUIET = {"log_level": 2}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessCluster]:
+    with ProcessCluster(tmp_path_factory.mktemp("admin"), 4) as running:
+        yield running
+        assert running.surprises() == []
+
+
+@pytest.fixture(scope="module")
+def admin(cluster: ProcessCluster) -> AdminClient:
+    return AdminClient({"bootstrap.servers": cluster.bootstrap, **QUIET})
+
+
+@pytest.fixture(scope="module")
+def kafka_admin(cluster: ProcessCluster) -> Iterator[Any]:
+    client = KafkaAdminClient(bootstrap_servers=cluster.bootstrap.split(","))
+    yield client
+    client.close()
+
+
+def make_topic(admin: AdminClient, name: str, assignment: list[list[int]], **config: str) -> str:
+    admin.create_topics([NewTopic(name, num_partitions=len(assignment), replica_assignment=assignment, config=config)])[name].result(30)
+    wait_until(f"leaders of {name}", lambda: all(p.leader > 0 for p in admin.list_topics(name, 10).topics[name].partitions.values()))
+    return name
+
+
+def settings_of(admin: AdminClient, kind: ResourceType, name: str) -> dict[str, Any]:
+    resource = ConfigResource(kind, name)
+    return dict(admin.describe_configs([resource])[resource].result(30))
+
+
+def write(cluster: ProcessCluster, topic: str, values: list[bytes], partition: int = 0) -> None:
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", **QUIET})
+    failed: list[Any] = []
+    for value in values:
+        producer.produce(topic, value, partition=partition, on_delivery=lambda error, _: failed.append(error) if error else None)
+    assert producer.flush(60) == 0
+    assert failed == []
+
+
+def read_all(cluster: ProcessCluster, topic: str, partitions: int, count: int, seconds: float = 60) -> list[tuple[int, int, bytes]]:
+    """(partition, offset, value) of what is there, in the order of arrival; ends with `count` records or after `seconds`."""
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "reader", "enable.auto.commit": False, **QUIET})
+    consumer.assign([TopicPartition(topic, index, OFFSET_BEGINNING) for index in range(partitions)])
+    found: list[tuple[int, int, bytes]] = []
+    end = time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < end:
+        found += [(m.partition(), m.offset(), m.value()) for m in consumer.consume(1000, 0.5) if m.error() is None]
+    consumer.close()
+    return found
+
+
+def test_settings_of_topics(admin: AdminClient) -> None:
+    topic = make_topic(admin, "settings", [[1, 2, 3]], **{"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"})
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    for name, value, operation in (
+        ("retention.ms", "12345", AlterConfigOpType.SET),
+        ("cleanup.policy", "delete", AlterConfigOpType.APPEND),
+        ("min.cleanable.dirty.ratio", None, AlterConfigOpType.DELETE),
+    ):
+        resource.add_incremental_config(ConfigEntry(name, value, incremental_operation=operation))
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    found = settings_of(admin, ResourceType.TOPIC, topic)
+    assert {name: found[name].value for name in ("retention.ms", "cleanup.policy", "min.cleanable.dirty.ratio")} == {
+        "retention.ms": "12345",
+        "cleanup.policy": "compact,delete",
+        "min.cleanable.dirty.ratio": "0.5",
+    }
+    assert (found["retention.ms"].source, found["retention.bytes"].source) == (1, 5)
+    wrong = ConfigResource(ResourceType.TOPIC, topic)
+    wrong.add_incremental_config(ConfigEntry("retention.ms", "soon", incremental_operation=AlterConfigOpType.SET))
+    with pytest.raises(KafkaException, match=r"retention\.ms"):
+        admin.incremental_alter_configs([wrong])[wrong].result(30)
+
+
+def test_a_setting_of_brokers_acts_on_topics_at_once(cluster: ProcessCluster, admin: AdminClient) -> None:
+    topic = make_topic(admin, "limits", [[1, 2, 3]])
+    for node in cluster.nodes:
+        one = ConfigResource(ResourceType.BROKER, str(node))
+        one.add_incremental_config(ConfigEntry("message.max.bytes", "2000", incremental_operation=AlterConfigOpType.SET))
+        admin.incremental_alter_configs([one])[one].result(30)
+        assert settings_of(admin, ResourceType.BROKER, str(node))["message.max.bytes"].value == "2000"
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, **QUIET})
+    codes: list[str] = []
+    producer.produce(topic, b"x" * 5000, on_delivery=lambda error, _: codes.append(error.name() if error else ""))
+    producer.flush(30)
+    assert codes == ["MSG_SIZE_TOO_LARGE"]
+    for node in cluster.nodes:
+        one = ConfigResource(ResourceType.BROKER, str(node))
+        one.add_incremental_config(ConfigEntry("message.max.bytes", None, incremental_operation=AlterConfigOpType.DELETE))
+        admin.incremental_alter_configs([one])[one].result(30)
+    write(cluster, topic, [b"x" * 5000])
+
+
+def test_delete_records_then_consume(cluster: ProcessCluster, admin: AdminClient) -> None:
+    topic = make_topic(admin, "trimmed", [[1, 2, 3]])
+    write(cluster, topic, [b"%d" % number for number in range(100)])
+    place = TopicPartition(topic, 0, 60)
+    assert admin.delete_records([place])[place].result(30).low_watermark == 60
+    assert [(offset, value) for _, offset, value in read_all(cluster, topic, 1, 40)] == [(number, b"%d" % number) for number in range(60, 100)]
+    earliest = admin.list_offsets({TopicPartition(topic, 0): OffsetSpec.earliest()})[TopicPartition(topic, 0)].result(30)
+    assert earliest.offset == 60
+    beyond = TopicPartition(topic, 0, 101)
+    with pytest.raises(KafkaException, match="OFFSET_OUT_OF_RANGE"):
+        admin.delete_records([beyond])[beyond].result(30)
+
+
+def test_kafka_python_admin(kafka_admin: Any, cluster: ProcessCluster, admin: AdminClient) -> None:
+    topic = make_topic(admin, "described", [[2, 3, 4], [3, 4, 1]])
+    write(cluster, topic, [b"x" * 1000] * 50, 1)
+    quorum = kafka_admin.describe_metadata_quorum()
+    (partition,) = quorum["topics"][0]["partitions"]
+    assert partition["leader_id"] in cluster.nodes
+    known = {one["replica_id"] for one in (*partition["current_voters"], *partition["observers"])}
+    assert known == set(cluster.nodes)
+    sizes = {
+        (place["partition_index"], broker["broker"]): place["partition_size"]
+        for broker in kafka_admin.describe_log_dirs()
+        for directory in broker["log_dirs"]
+        for found in directory["topics"]
+        if (found.get("name") or found.get("topic")) == topic
+        for place in found["partitions"]
+    }
+    assert set(sizes) == {(0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (1, 1)}
+    assert min(sizes[1, node] for node in (3, 4, 1)) > 50_000 > max(sizes[0, node] for node in (2, 3, 4))
+    pages = kafka_admin.describe_topic_partitions([topic])
+    assert topic in json.dumps(pages, default=str)
+    assert "described" in json.dumps(kafka_admin.list_config_resources(), default=str)
+
+
+def test_command_line_of_kafka_python(cluster: ProcessCluster) -> None:
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "kafka.admin", "-b", cluster.bootstrap.split(",")[0], "--format", "json", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    run("topics", "create", "-t", "from-cli", "--num-partitions", "2", "--replication-factor", "3")
+    assert "from-cli" in run("topics", "list")
+    assert "from-cli" in run("topics", "describe", "-t", "from-cli")
+    assert '"node_id": 4' in run("cluster", "describe") or '"broker_id": 4' in run("cluster", "describe")
+    assert "retention.ms" in run("configs", "describe", "-r", "topic", "-n", "from-cli")
+
+
+def test_a_partition_moves_to_other_nodes_under_load(cluster: ProcessCluster, admin: AdminClient, kafka_admin: Any) -> None:
+    topic = make_topic(admin, "moving", [[1, 2, 3], [2, 3, 1]])
+    write(cluster, topic, [b"before %d" % number for number in range(3000)], 0)
+    acked: list[tuple[int, bytes]] = [(0, b"before %d" % number) for number in range(3000)]
+    failed: list[str] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", "enable.idempotence": True, **QUIET})
+
+        def told(error: Any, message: Any) -> None:
+            if error is None:
+                acked.append((message.partition(), message.value()))
+            else:
+                failed.append(str(error))
+
+        number = 0
+        while not stop.is_set():
+            producer.produce(topic, b"%d" % number, partition=number % 2, on_delivery=told)
+            number += 1
+            producer.poll(0.001)
+        producer.flush(60)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        wait_until("load", lambda: len(acked) > 3500)
+        kafka_admin.alter_partition_reassignments({Place(topic, 0): [2, 3, 4], Place(topic, 1): [4, 3, 2]})
+        moving = kafka_admin.list_partition_reassignments()
+        assert moving[Place(topic, 0)] == {"replicas": [2, 3, 4, 1], "adding_replicas": [4], "removing_replicas": [1]}
+        wait_until("the end of the move", lambda: not kafka_admin.list_partition_reassignments())
+        after = len(acked)
+        wait_until("load behind the move", lambda: len(acked) > after + 500)
+    finally:
+        stop.set()
+        thread.join()
+    assert failed == []
+    partitions = {one["partition_index"]: one for one in kafka_admin.describe_topics([topic])[0]["partitions"]}
+    assert [partitions[index]["replica_nodes"] for index in (0, 1)] == [[2, 3, 4], [4, 3, 2]]
+    assert all(set(one["isr_nodes"]) == {2, 3, 4} for one in partitions.values())
+    found = read_all(cluster, topic, 2, len(acked))
+    assert sorted((partition, value) for partition, _, value in found) == sorted(acked)  # nothing lost, nothing twice
+    files = cluster.nodes[1].directory / "data" / "wal" / topic
+    wait_until("the old replicas' files to go", lambda: not any(files.glob("wal_*")))
+
+
+def test_a_broker_that_was_away_deletes_its_old_replica_when_it_comes_back(cluster: ProcessCluster, admin: AdminClient, kafka_admin: Any) -> None:
+    topic = make_topic(admin, "left-behind", [[1, 2, 3]])
+    write(cluster, topic, [b"%d" % number for number in range(200)])
+    node = cluster.nodes[3]
+    node.kill()
+    kafka_admin.alter_partition_reassignments({Place(topic, 0): [1, 2, 4]})
+    wait_until("the end of the move", lambda: not kafka_admin.list_partition_reassignments())
+    answer = kafka_admin.alter_partition_reassignments({Place(topic, 0): [1, 2, 3]})[Place(topic, 0)]
+    assert answer is ReassignmentInProgressError  # the files of its former replica are still there
+    node.start()
+    cluster.wait_ready()
+    wait_until("the old replica to go", lambda: "left-behind-0: replica removed" in node.log.read_text())
+
+    def moved_back() -> bool:
+        return kafka_admin.alter_partition_reassignments({Place(topic, 0): [1, 2, 3]})[Place(topic, 0)] is None
+
+    wait_until("the removal to be confirmed", moved_back)
+    wait_until("the end of the move back", lambda: not kafka_admin.list_partition_reassignments())
+    assert len(read_all(cluster, topic, 1, 200)) == 200
+
+
+def test_taking_a_move_back(cluster: ProcessCluster, admin: AdminClient, kafka_admin: Any) -> None:
+    topic = make_topic(admin, "undecided", [[1, 2, 3]])
+    write(cluster, topic, [b"%d" % number for number in range(500)])
+    kafka_admin.alter_partition_reassignments({Place(topic, 0): [4, 2, 3]})
+    kafka_admin.alter_partition_reassignments({Place(topic, 0): None})
+    assert not kafka_admin.list_partition_reassignments()
+    wait_until(
+        "the old replicas",
+        lambda: set(kafka_admin.describe_topics([topic])[0]["partitions"][0]["isr_nodes"]) == {1, 2, 3},
+    )
+    assert len(read_all(cluster, topic, 1, 500)) == 500
+
+
+def test_elect_leaders_after_a_kill(cluster: ProcessCluster, admin: AdminClient) -> None:
+    topic = make_topic(admin, "elected", [[2, 3, 4]])
+    place = TopicPartition(topic, 0)
+    wait_until("the preferred leader", lambda: cluster.partition_leader(topic) == 2)
+    cluster.nodes[2].kill()
+    wait_until("another leader", lambda: cluster.partition_leader(topic) in (3, 4))
+    told = admin.elect_leaders(ElectionType.PREFERRED, [place]).result(30)
+    assert told[place] is not None and told[place].name() == "PREFERRED_LEADER_NOT_AVAILABLE"
+    cluster.nodes[2].start()
+    cluster.wait_ready()
+
+    def elected() -> bool:
+        answer = admin.elect_leaders(ElectionType.PREFERRED, [place]).result(30)[place]
+        return answer is None or answer.name() == "ELECTION_NOT_NEEDED"
+
+    wait_until("the election", elected)
+    assert cluster.partition_leader(topic) == 2
+    unclean = admin.elect_leaders(ElectionType.UNCLEAN, [place]).result(30)[place]
+    assert unclean.name() == "ELECTION_NOT_NEEDED"
