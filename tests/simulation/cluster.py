@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from broker.refill import GENERATION_SHIFT
 from raft.core.core import Role
+from raft.core.message import node_of
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.node import SimNode
@@ -41,10 +44,13 @@ class Cluster:
         self.random: Random = self.scheduler.random
         self.counts: Counter[str] = Counter()
         nodes = self.random.choice((3, 3, 4))
+        damage = self.random.random() < 0.4
         self.node_ids = list(range(1, nodes + 1))
         self.first_voters = self.node_ids[:3]
         self.topics: dict[GroupId, str] = {group_id(bytes(15) + bytes([16 + n]), 0): f"topic-{n}" for n in range(groups)}
         self.wished: dict[GroupId, frozenset[int]] = {group: frozenset(self.first_voters) for group in self.topics}
+        self.victim = self.random.choice(self.node_ids) if damage else 0  # whose files are damaged; a minority, so that nothing is lost
+        self.generations: Counter[tuple[int, GroupId]] = Counter()
         self.histories = {group: History(topic) for group, topic in self.topics.items()}
         self.network = SimNetwork(self.scheduler, self.counts)
         self.invariants = Invariants(self)
@@ -52,6 +58,7 @@ class Cluster:
         for node in self.node_ids:
             self.nodes[node] = SimNode(self, node, Random(self.random.getrandbits(32)))
         self.network.nodes = self.nodes
+        self.traps: list[Callable[[SimNode, Any], bool]] = []  # faults that wait for a moment; True when they have struck
         self.pace_us = 20_000  # longest rest of a writer between two batches
         self.writers = [Writer(self, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
         self.readers = [Reader(self, group) for group in self.topics]
@@ -72,6 +79,18 @@ class Cluster:
                 return best.id
         claiming = [node.id for node in self.nodes.values() if node.up and node.groups[group].core.role == Role.LEADER]
         return self.random.choice(claiming or self.node_ids)
+
+    def replica_id(self, node: int, group: GroupId) -> int:
+        """The newest replica id of a node in a group."""
+        return node + (self.generations[node, group] << GENERATION_SHIFT)
+
+    def wished_replicas(self, group: GroupId) -> frozenset[int]:
+        return frozenset(self.replica_id(node, group) for node in self.wished[group])
+
+    def on_moved(self, node: SimNode, group: Any) -> None:
+        """A role, a term, a commit index moved on a node."""
+        if self.traps:
+            self.traps = [trap for trap in self.traps if not trap(node, group)]
 
     # -- what a supervisor and a controller do ----------------------------------------------------------------------
 
@@ -101,10 +120,12 @@ class Cluster:
     def reconcile(self) -> None:
         """One safe step at a time from the voters that a group has to the ones that are wished."""
         self.scheduler.at(STEP_US, self.reconcile)
-        for group_id_, wished in self.wished.items():
+        for group_id_ in self.wished:
             node = self.leader_of(group_id_)
             if node is None:
                 continue
+            self._rebuild_damaged(group_id_, node)
+            wished = self.wished_replicas(group_id_)
             group = node.groups[group_id_]
             membership = group.core.membership
             if membership.voters == wished and not membership.learners and not membership.voters_outgoing:
@@ -114,6 +135,16 @@ class Cluster:
                 group.change_membership(membership.voters, membership.learners | missing, lambda ok: self._changed("learner_added", ok))
             else:
                 group.change_membership(wished, frozenset(), lambda ok: self._changed("voters_changed", ok))
+
+    def _rebuild_damaged(self, group_id_: GroupId, leader: SimNode) -> None:
+        """A damaged replica begins anew under a new id, once a majority works without it."""
+        for node in self.live_nodes():
+            group = node.groups[group_id_]
+            if group.log.quarantined and node is not leader and leader.groups[group_id_].lease_valid():
+                self.counts["rebuilt"] += 1
+                if self.replica_id(node.id, group_id_) <= group.core.replica:
+                    self.generations[node.id, group_id_] += 1
+                node.rebuild(group_id_, self.replica_id(node.id, group_id_))
 
     def _changed(self, what: str, ok: bool) -> None:
         self.counts[what if ok else f"{what}_not"] += 1
@@ -162,6 +193,8 @@ def heal(cluster: Cluster) -> int:
     """Every writer gets another batch acknowledged, then all rest, then all replicas become equal; returns how many ms that took."""
     scheduler = cluster.scheduler
     start_us = scheduler.now_us
+    if cluster.victim:
+        scrub(cluster.nodes[cluster.victim])
     wanted = {writer.number: writer.batches + 2 for writer in cluster.writers}
     trouble = "nothing"
     while scheduler.now_us < start_us + HEAL_US:
@@ -175,6 +208,24 @@ def heal(cluster: Cluster) -> int:
     raise Broken(f"NoProgress: {HEAL_US // SECOND_US} s after healing: {trouble}")
 
 
+def scrub(node: SimNode) -> None:
+    """Read everything from segments once through the ordinary path, so that damage that nobody has met yet is met."""
+
+    def read(group: Any, low: int) -> None:
+        if low > group.log.durable.segments.written_index:
+            return
+        job = group.log.read_job(low, 16 << 10)
+
+        def done(error: BaseException | None) -> None:
+            if error is None and job.entries and node.driver.is_open(group):
+                read(group, job.entries[-1].index + 1)
+
+        group.read(job, done)
+
+    for group in node.groups.values():
+        read(group, group.log.first_index)
+
+
 def why_not_equal(cluster: Cluster) -> str:
     """What keeps the replicas from being at rest and equal; "" nothing."""
     for group_id_, topic in cluster.topics.items():
@@ -182,10 +233,10 @@ def why_not_equal(cluster: Cluster) -> str:
         if leader is None:
             return f"{topic} has no leader"
         core = leader.groups[group_id_].core
-        if core.membership.voters != cluster.wished[group_id_] or core.membership.learners or core.membership.voters_outgoing:
+        if core.membership.voters != cluster.wished_replicas(group_id_) or core.membership.learners or core.membership.voters_outgoing:
             return f"{topic} has members {core.membership}, wished are {sorted(cluster.wished[group_id_])}"
         for member in sorted(core.membership.members):
-            group = cluster.nodes[member].groups[group_id_]
+            group = cluster.nodes[node_of(member)].groups[group_id_]
             if group.log.quarantined:
                 return f"{topic} on node {member} is quarantined: {group.log.quarantined}"
             if group.applied_index != core.log.last_index or group.log.flushed_index != core.log.last_index:
@@ -204,7 +255,7 @@ def check_at_rest(cluster: Cluster) -> None:
             raise Broken(f"NoLeader: {history.name}")
         known = cluster.invariants.committed.entries[group_id_]
         for member in sorted(leader.groups[group_id_].core.membership.members):
-            node = cluster.nodes[member]
+            node = cluster.nodes[node_of(member)]
             group = node.groups[group_id_]
             state = node.partitions[group_id_].capture()
             if state is not None:

@@ -1,10 +1,15 @@
-"""What goes wrong. Each kind is drawn by the seed and counted; a majority may be down at any time, because nothing acknowledged may be lost even then."""
+"""What goes wrong. Each kind is drawn by the seed and counted.
+
+A majority may be down at any time, because nothing acknowledged may be lost even then. Files are damaged on one node of a run only: that a majority
+keeps its files is what everything rests on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from raft.core.core import Role
 from tests.simulation.scheduler import SECOND_US
 
 if TYPE_CHECKING:
@@ -25,6 +30,8 @@ class Faults:
         kinds: dict[Callable[[], None], int] = {
             self.crash_one: 2,
             self.crash_leader: 2,
+            self.crash_voter: 2,
+            self.crash_new_leader: 2,
             self.crash_majority: 1,
             self.crash_all: 1,
             self.power_loss_keeps_nothing: 1,
@@ -43,6 +50,8 @@ class Faults:
         }
         if len(cluster.node_ids) > len(cluster.first_voters):
             kinds[self.move_replica] = 4
+        if cluster.victim:
+            kinds[self.flip_bits] = 4
         self.kinds = [kind for kind, weight in kinds.items() for _ in range(weight)]
 
     def start(self) -> None:
@@ -66,10 +75,10 @@ class Faults:
 
     # -- processes ------------------------------------------------------------------------------------------------
 
-    def _crash(self, node: SimNode, nothing_kept: bool = False) -> None:
+    def _crash(self, node: SimNode, nothing_kept: bool = False, down_us: int = 3 * SECOND_US) -> None:
         if node.up:
             node.crash("none" if nothing_kept else "random")
-            self._later(10_000, 3 * SECOND_US, lambda: self.cluster.restart(node))
+            self._later(10_000, down_us, lambda: self.cluster.restart(node))
 
     def crash_one(self) -> None:
         self._crash(self._any())
@@ -80,6 +89,32 @@ class Faults:
             if node.groups[group].serving:
                 self._crash(node)
                 return
+
+    def crash_voter(self) -> None:
+        """At the next election one of the voters loses its power, and everything not fsynced, while it votes; it is back before the term is over."""
+
+        def trap(node: SimNode, group: Any) -> bool:
+            if group.core.role != Role.CANDIDATE or not self.active:
+                return not self.active
+            others = [other for other in self.cluster.live_nodes() if other is not node]
+            for other in others[: self.random.choice((1, 1, 2))]:
+                self._later(50, 4000, lambda other=other: self._crash(other, True, 20_000))  # type: ignore[misc]
+            return True
+
+        self.cluster.traps.append(trap)
+
+    def crash_new_leader(self) -> None:
+        """The next few leaders die before, or just after, their first entries are committed."""
+        left = self.random.choice((1, 2, 4))
+
+        def trap(node: SimNode, group: Any) -> bool:
+            nonlocal left
+            if group.core.role == Role.LEADER and not group.serving and self.active:
+                left -= 1
+                self._later(50, 8000, lambda: self._crash(node, False, 400_000))
+            return left <= 0 or not self.active
+
+        self.cluster.traps.append(trap)
 
     def crash_majority(self) -> None:
         for node in self.random.sample(self.cluster.node_ids, len(self.cluster.node_ids) // 2 + 1):
@@ -151,6 +186,20 @@ class Faults:
         files.faults.free_bytes = self.random.randrange(0, 16 << 10)
         self._later(100_000, 2 * SECOND_US, lambda: setattr(files.faults, "free_bytes", None))
 
+    def flip_bits(self) -> None:
+        """A few bits of a segment, or of a journal file that is no longer written: behind it flushes are proven to follow, so that it is damage."""
+        node = self.cluster.nodes[self.cluster.victim]
+        journal = node.store._journal
+        if node.store._flushed_generation != journal.generation:
+            return  # nothing is known to follow the last full file
+        current = journal.current.path
+        paths = [path for path in node.files.paths() if path.startswith(("data/wal/", "data/journal/")) and path != current]
+        path = self.random.choice(paths)
+        for _ in range(self.random.choice((1, 1, 8))):
+            node.files.flip_bit(path, self.random.randrange(max(1, node.files.size(path))), self.random.randrange(8))
+        if self.random.random() < 0.5:
+            self._crash(node)
+
     # -- the cluster's own moves ------------------------------------------------------------------------------------
 
     def transfer(self) -> None:
@@ -165,7 +214,7 @@ class Faults:
     def move_replica(self) -> None:
         """Another set of voters is wished for one group; `Cluster.reconcile` goes there step by step."""
         group = self.random.choice(list(self.cluster.topics))
-        count = self.random.choice((2, 3, 3, 4))
+        count = self.random.choice((3, 4) if self.cluster.victim else (2, 3, 3, 4))
         self.cluster.wished[group] = frozenset(self.random.sample(self.cluster.node_ids, count))
 
     # -- the end --------------------------------------------------------------------------------------------------
@@ -186,4 +235,3 @@ class Faults:
             if node.clock.stopped:
                 node.clock.resume()
             cluster.restart(node)
-

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from raft.core.core import Role
+from raft.core.message import Message, MessageType
 from wal.api import AppliedState
 from wal.entry import Entry, GroupId
 
@@ -130,6 +131,36 @@ class HighWatermarkMonotonic(Invariant):
             self.fail(group, f"node {node.id} applied {group.applied_index}, committed are {group.core.commit_index}")
 
 
+class LeaderCommitsItsOwnTerm(Invariant):
+    """Raft 5.4.2, figure 8: a leader commits by counting only entries of its own term."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.elected: dict[tuple[int, GroupId, int], int] = {}  # (node, group, term) -> commit index when it was elected
+
+    def look(self, node: SimNode, group: Any) -> None:
+        core = group.core
+        if core.role == Role.LEADER:
+            before = self.elected.setdefault((node.id, group.group_id, core.term), core.commit_index)
+            if core.commit_index > before and group.log.term(core.commit_index) != core.term:
+                self.fail(group, f"leader {node.id} of term {core.term} committed {core.commit_index} of term {group.log.term(core.commit_index)}")
+
+
+class PromisesAreDurable(Invariant):
+    """What a peer will rest on is fsynced when it is said: votes with their term, and acknowledged entries (Raft 5.1: persistent state)."""
+
+    def said(self, node: SimNode, group: Any, message: Message) -> None:
+        if message.reject or group.log.quarantined:
+            return
+        if message.type == MessageType.APPEND_RESPONSE and message.index > group.log.flushed_index:
+            self.fail(group, f"node {node.id} acknowledged {message.index}, flushed is {group.log.flushed_index}")
+        durable = group.log.durable.hard_state
+        if message.type == MessageType.VOTE_RESPONSE and (durable.term, durable.vote) != (message.term, message.receiver):
+            self.fail(group, f"node {node.id} promised its vote of term {message.term} to {message.receiver}, on disk is {durable}")
+        if message.type in (MessageType.VOTE, MessageType.APPEND_RESPONSE) and durable.term < message.term:
+            self.fail(group, f"node {node.id} speaks in term {message.term}, on disk is {durable}")
+
+
 class QuarantinedIsSilent(Invariant):
     """A quarantined replica neither leads nor serves."""
 
@@ -139,7 +170,7 @@ class QuarantinedIsSilent(Invariant):
 
 
 class StatesEqual(Invariant):
-    """A partition's state (watermarks, producers) is a pure function of the log: equal bytes at an equal index, on every replica and after a restart."""
+    """A partition's state (watermarks, producers) is a function of its log: equal bytes at an equal index, on every replica, after every restart."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
@@ -154,9 +185,10 @@ class StatesEqual(Invariant):
 class Durable:
     """What one process believed to be fsynced of one group when it died."""
 
-    __slots__ = ("flushed_index", "hard_term", "runs")
+    __slots__ = ("flushed_index", "hard_term", "replica", "runs")
 
     def __init__(self, group: Any) -> None:
+        self.replica: int = group.core.replica
         self.flushed_index: int = group.log.flushed_index
         self.runs: Sequence[tuple[int, int, int]] = tuple(group.log.term_runs())
         # The term that certainly was on disk: an entry of it is flushed.
@@ -182,11 +214,11 @@ class CommittedIsFlushedOnQuorum(Invariant):
             other = node.groups.get(group.group_id)
             if node.up and other is not None:
                 if other.log.flushed_index >= entry.index and other.log.term(entry.index) == entry.term:
-                    holders.append(node.id)
+                    holders.append(other.core.replica)
             else:
                 dead = self.dead.get((node.id, group.group_id))
                 if dead is not None and dead.term(entry.index) == entry.term:
-                    holders.append(node.id)
+                    holders.append(dead.replica)
         if not group.core.membership.is_quorum(holders):
             self.fail(group, f"entry {entry.term}/{entry.index} is committed, but only on the disks of nodes {holders}")
 
@@ -218,11 +250,14 @@ class Invariants:
         self.committed = CommittedNeverChanges(cluster)
         self.durability = CommittedIsFlushedOnQuorum(cluster)
         self.states = StatesEqual(cluster)
+        self.promises = PromisesAreDurable(cluster)
+        self.watermarks = HighWatermarkMonotonic(cluster)
         self.all: list[Invariant] = [
             OneLeaderPerTerm(cluster),
             self.committed,
             LeaderCompleteness(cluster),
-            HighWatermarkMonotonic(cluster),
+            LeaderCommitsItsOwnTerm(cluster),
+            self.watermarks,
             QuarantinedIsSilent(cluster),
         ]
         self._marks: dict[tuple[int, GroupId], tuple[object, ...]] = {}
@@ -234,14 +269,20 @@ class Invariants:
                 continue
             for group_id, group in node.groups.items():
                 core = group.core
-                mark = (core.term, core.role, core.commit_index, group.applied_index, group.serving)
+                mark = (core.term, core.role, core.commit_index, group.applied_index, group.serving, group.log.quarantined)
                 if marks.get((node.id, group_id)) != mark:
                     marks[node.id, group_id] = mark
                     for invariant in self.all:
                         invariant.look(node, group)
+                    self.cluster.on_moved(node, group)
 
     def on_crash(self, node: SimNode) -> None:
         self.durability.on_crash(node)
+
+    def on_rebuilt(self, node: SimNode, group_id: GroupId) -> None:
+        """A replica has begun anew: what its predecessor had applied counts no more."""
+        self.committed.seen.pop((node.id, node.incarnation, group_id), None)
+        self.watermarks.marks.pop((node.id, node.incarnation, group_id), None)
 
     def on_recovered(self, node: SimNode, group_log: Any) -> None:
         self.durability.on_recovered(node, group_log)

@@ -1,6 +1,7 @@
-"""`python -m tests.simulation.mutants`: break one rule at a time and see the simulator notice. A mutant that survives means that a rule is not tested.
+"""`python -m tests.simulation.mutants`: break one rule at a time and see the simulator notice. A survivor: a rule that is not tested.
 
-Each mutant replaces one small function of the real code. A run is killed by a broken invariant, an invariant error of the code itself, or no progress.
+Each mutant replaces one small function of the real code, wherever it is imported. A run is killed by a broken invariant, by an invariant error of the
+code itself, or by no progress after healing.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from broker.partition import appending
+from broker.api import AppendResult
+from broker.errors import ErrorCode
+from broker.partition.appending import Appender
 from broker.partition.producers import ProducerTable
-from raft.core import core as core_module
 from raft.core import election, follower, leader, replication
 from raft.core.core import RaftCore
 from raft.core.message import Message, MessageType
-from raft.core.state import CoreState
+from raft.core.state import LEADER, CoreState
 from raft.driver import Driver
+from raft.elections import Elections
+from raft.group import RaftGroup
+from raft.liveness import TimerKind
 from tests.simulation.cluster import run_seed
+from wal import checkpoint, recovery
+from wal.durable import DurableLog
 from wal.group_log import GroupLog
+from wal.jobs import CheckpointJob, FlushJob
+from wal.journal import padded, unpack_block
+from wal.settings import BLOCK_BYTES
 
+PACKAGES = ("raft", "wal", "broker")
 Patch = tuple[Any, str, Any]
 
 
@@ -127,23 +138,143 @@ def _match_kept_over_a_restart() -> list[Patch]:
 
 
 def _serving_before_the_no_op() -> list[Patch]:
-    original = Driver._gather
+    original = RaftGroup._settle
 
-    def gather(driver: Driver, group: Any) -> None:
-        original(driver, group)
-        if group.core.role == core_module.LEADER and not group.serving:
+    def settle(group: RaftGroup) -> None:
+        if group.core.role == LEADER and not group.serving:
             group.serving = True
             group.machine.on_leadership(True)
+        original(group)
 
-    return [(Driver, "_gather", gather)]
+    return [(RaftGroup, "_settle", settle)]
 
 
-def _acknowledged_before_commit() -> list[Patch]:
-    return [(appending, "ACKS_ALL", -99)] if hasattr(appending, "ACKS_ALL") else []
+def _acknowledged_when_the_leader_has_flushed() -> list[Patch]:
+    original = Appender.on_flushed
+
+    def on_flushed(appender: Appender) -> None:
+        original(appender)
+        appender._succeed(appender._waiting_commit.take(appender.group.log.next_offset))
+
+    return [(Appender, "on_flushed", on_flushed)]
+
+
+def _repeated_batch_answered_before_commit() -> list[Patch]:
+    def answer(appender: Appender, originals: Any, acks: int, done: Any) -> AppendResult:
+        return AppendResult(ErrorCode.NONE, originals[0].base_offset, 0, -1)
+
+    return [(Appender, "_answer_repeated", answer)]
 
 
 def _duplicates_are_appended() -> list[Patch]:
-    return [(ProducerTable, "check", lambda table, *args, **kwargs: None)] if hasattr(ProducerTable, "check") else []
+    original = ProducerTable.check
+
+    def check(table: ProducerTable, *args: Any, **kwargs: Any) -> Any:
+        return original(table, *args, **kwargs)[0], None
+
+    return [(ProducerTable, "check", check)]
+
+
+def _lease_not_looked_at() -> list[Patch]:
+    return [(RaftGroup, "lease_valid", lambda group: group.serving)]
+
+
+def _flush_without_fsync() -> list[Patch]:
+    original = FlushJob.run
+
+    def run(job: FlushJob) -> None:
+        file = job._file.file
+        job._file.file = _Unsynced(file)  # type: ignore[assignment]
+        try:
+            original(job)
+        finally:
+            job._file.file = file
+
+    return [(FlushJob, "run", run)]
+
+
+class _Unsynced:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def fdatasync(self) -> None:
+        """Forgotten."""
+
+
+def _checkpoint_before_segments_are_synced() -> list[Patch]:
+    original = CheckpointJob.work
+
+    def work(job: CheckpointJob) -> None:
+        job._paths = ()
+        original(job)
+
+    return [(CheckpointJob, "work", work)]
+
+
+def _frame_of_an_earlier_lap() -> list[Patch]:
+    """A flush that an earlier lap left in the file is taken for a new one: generations are not compared."""
+
+    def scan(data: memoryview, path: str, salt: int, oldest_generation: int) -> list[recovery.BlockHeaderAt]:
+        found: list[recovery.BlockHeaderAt] = []
+        position = 0
+        while position < len(data):
+            header = unpack_block(data, position, salt)
+            if header is None:
+                position += BLOCK_BYTES
+                continue
+            if found:
+                header.generation = found[0].header.generation
+                header.number = found[-1].header.number + 1
+            found.append(recovery.BlockHeaderAt(header, position))
+            position += padded(header.length)
+        return found if found and found[0].header.generation >= oldest_generation else []
+
+    original = recovery.read_block
+
+    def read(data: memoryview, header: Any, path: str, position: int) -> recovery.Block:
+        own = unpack_block(data, position, 0)
+        block = original(data, own or header, path, position)
+        block.header = header
+        return block
+
+    return [(recovery, "scan_file", scan), (recovery, "read_block", read)]
+
+
+def _payloads_not_checked_in_recovery() -> list[Patch]:
+    return [(recovery, "check_payload", lambda header, payload: None)]
+
+
+def _journal_reused_before_the_checkpoint() -> list[Patch]:
+    return [(checkpoint, "write_checkpoint", lambda *args, **kwargs: None)]
+
+
+def _deposed_leader_keeps_its_followers() -> list[Patch]:
+    def lost_leadership(elections: Elections, group: RaftGroup) -> None:
+        elections.timers.disarm(group, TimerKind.CHECK_QUORUM)
+        elections.timers.disarm(group, TimerKind.TRANSFER)
+        for peer in elections.driver.peers.values():
+            peer.agreed.pop(group.group_id, None)
+
+    return [(Elections, "lost_leadership", lost_leadership)]
+
+
+def _deposed_leader_serves_until_the_next_turn() -> list[Patch]:
+    return [(Driver, "_stepped", lambda driver, group: driver.touch(group))]
+
+
+def _copied_entries_keep_their_generation() -> list[Patch]:
+    move, prune = DurableLog._move, DurableLog.prune
+    moving = []
+
+    def moved(log: DurableLog, index: int, generation: int) -> None:
+        moving.append(log)
+        move(log, index, generation)
+        moving.pop()
+
+    return [(DurableLog, "_move", moved), (DurableLog, "prune", lambda log: None if moving else prune(log))]
 
 
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {
@@ -162,21 +293,34 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {
     "a truncated index counts as flushed": _truncated_index_counts_as_flushed,
     "match index kept over a restart": _match_kept_over_a_restart,
     "serving before the no-op is applied": _serving_before_the_no_op,
+    "acknowledged when the leader has flushed": _acknowledged_when_the_leader_has_flushed,
+    "repeated batch answered before its original is committed": _repeated_batch_answered_before_commit,
+    "duplicates are appended": _duplicates_are_appended,
+    "lease not looked at": _lease_not_looked_at,
+    "flush without fsync": _flush_without_fsync,
+    "checkpoint before its segments are fsynced": _checkpoint_before_segments_are_synced,
+    "a stale journal frame of an earlier lap is taken for a new one": _frame_of_an_earlier_lap,
+    "payloads not checked in recovery": _payloads_not_checked_in_recovery,
+    "journal files used again without a checkpoint": _journal_reused_before_the_checkpoint,
+    "a deposed leader keeps its followers": _deposed_leader_keeps_its_followers,
+    "a deposed leader serves until the next turn": _deposed_leader_serves_until_the_next_turn,
+    "copied entries keep their generation": _copied_entries_keep_their_generation,
 }
 
 
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
-    """Apply a mutant for the duration of the block."""
+    """Apply a mutant for the duration of the block, in its module and wherever its module's name was imported."""
     undo: list[Patch] = []
     try:
         for owner, attribute, replacement in MUTANTS[name]():
-            undo.append((owner, attribute, getattr(owner, attribute)))
-            setattr(owner, attribute, replacement)
-            for user in (core_module, election, follower, leader, replication):
-                if user is not owner and getattr(user, attribute, None) is undo[-1][2]:
-                    undo.append((user, attribute, undo[-1][2]))
-                    setattr(user, attribute, replacement)
+            original = getattr(owner, attribute)
+            users = [owner]
+            if not isinstance(owner, type):
+                users += [m for n, m in sys.modules.items() if n.split(".")[0] in PACKAGES and m is not owner and vars(m).get(attribute) is original]
+            for user in users:
+                undo.append((user, attribute, original))
+                setattr(user, attribute, replacement)
         yield
     finally:
         for owner, attribute, original in reversed(undo):
@@ -189,7 +333,7 @@ def hunt(job: tuple[str, int]) -> tuple[str, int, str]:
     with mutated(name):
         for seed in range(seeds):
             try:
-                run_seed(seed, fault_seconds=12.0)
+                run_seed(seed)
             except Exception as error:  # noqa: BLE001 - any end but success kills the mutant
                 return name, seed + 1, f"{type(error).__name__}: {error}".splitlines()[0][:110]
     return name, -1, "survived"
@@ -197,15 +341,15 @@ def hunt(job: tuple[str, int]) -> tuple[str, int, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     names = [name for name in MUTANTS if options.only in name]
     survived = 0
-    print(f"{'mutant':50} {'seeds':>5}  killed by")
+    print(f"{'mutant':62} {'seeds':>5}  killed by")
     with multiprocessing.Pool(2) as pool:
         for name, seeds, text in pool.imap_unordered(hunt, [(name, options.seeds) for name in names], chunksize=1):
-            print(f"{name:50} {seeds:5}  {text}", flush=True)
+            print(f"{name:62} {seeds:5}  {text}", flush=True)
             survived += seeds < 0
     print(f"{len(names) - survived} of {len(names)} mutants killed")
     return 1 if survived else 0

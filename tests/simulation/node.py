@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from broker.partition.config import TopicConfig
 from broker.partition.partition import Partition, PartitionContext
 from broker.records.batch import max_timestamp
+from broker.replicas import first_membership, own_replica
 from raft.api import Lane
 from raft.core.core import CoreLimits
-from raft.core.membership import Membership, encode
+from raft.core.membership import encode
+from raft.core.message import Message
 from raft.driver import Driver, DriverSettings, Identity, World
 from raft.group import RaftGroup
 from raft.liveness import Timing
@@ -70,29 +72,38 @@ class SimNode:
         self.store = WalStore.open(self.files, "data", TINY, describe=max_timestamp)
         world = World(self.clock, self.disk, Port(cluster.network, self.id), Random(self.random.getrandbits(32)))
         self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, SETTINGS, self)
+        route = self.driver.post.route
+
+        def watched(group: RaftGroup, message: Message) -> None:
+            cluster.invariants.promises.said(self, group, message)
+            route(group, message)
+
+        self.driver.post.route = watched
         self.driver.set_peers(set(cluster.node_ids))
         self.partitions, self.groups = {}, {}
         self.up = True
         for group_id, topic in cluster.topics.items():
-            self._open(group_id, topic)
+            group_log = self.store.groups.get(group_id)
+            if group_log is None:
+                payload = encode(first_membership(cluster.first_voters, cluster.replica_id(self.id, group_id)))
+                group_log = self.store.create_group(group_id, topic, payload)
+            cluster.invariants.on_recovered(self, group_log)
+            self._open(group_id, group_log, own_replica(group_log, self.id))
+        for group_id in self.store.groups.keys() - cluster.topics.keys():
+            raise AssertionError(f"node {self.id} recovered group {group_id.hex()}, which nobody made")
         self.driver.start()
         for peer in cluster.node_ids:
             if peer != self.id:
                 for lane in Lane:
                     cluster.network.dial(self, peer, lane)
 
-    def _open(self, group_id: GroupId, topic: str) -> None:
+    def _open(self, group_id: GroupId, group_log: Any, replica: int) -> None:
         cluster = self.cluster
-        group_log = self.store.groups.get(group_id)
-        if group_log is None:
-            voters = Membership(frozenset(cluster.first_voters), frozenset(), frozenset())
-            group_log = self.store.create_group(group_id, topic, encode(voters))
-        cluster.invariants.on_recovered(self, group_log)
         if group_log.quarantined:
-            cluster.counts["quarantined"] += 1
-        partition = Partition(None, topic, group_log.partition, group_id[:16], self._context())
+            cluster.counts["recovered_damaged"] += 1
+        partition = Partition(None, cluster.topics[group_id], group_log.partition, group_id[:16], self._context())
         partition.configure(TopicConfig())
-        group = self.driver.open_group(group_log, partition, self.id)
+        group = self.driver.open_group(group_log, partition, replica)
         partition.attach(group)
         self.partitions[group_id], self.groups[group_id] = partition, group
         capture = group_log.capture_state
@@ -104,6 +115,21 @@ class SimNode:
             return state
 
         group_log.capture_state = captured
+
+    def rebuild(self, group_id: GroupId, replica: int) -> None:
+        """What `broker.refill` and `broker.replicas` do with a damaged replica: begin anew, empty, under a new replica id."""
+        group_log: Any = self.groups[group_id].log
+        payload = encode(first_membership(self.cluster.first_voters, replica))
+        self.driver.close_group(group_id)
+        if group_log.topic == self.cluster.topics[group_id]:
+            group_log.install_snapshot(0, 0, 0, payload)
+            group_log.quarantine("")
+        else:
+            self.store.delete_group(group_id)
+            group_log = self.store.create_group(group_id, self.cluster.topics[group_id], payload)
+        self._open(group_id, group_log, replica)
+        self.cluster.invariants.on_rebuilt(self, group_id)
+        self.driver.schedule_turn()
 
     def _context(self) -> PartitionContext:
         store, clock = self.store, self.clock

@@ -174,7 +174,7 @@ class Reader:
     def take(self, asked: int, acknowledged_end: int, result: ReadResult) -> None:
         if result.high_watermark < acknowledged_end:
             raise Broken(
-                f"StaleRead: {self.history.name}: a leader answered with high watermark {result.high_watermark} when {acknowledged_end} was acknowledged"
+                f"StaleRead: {self.history.name}: answered with high watermark {result.high_watermark} when {acknowledged_end} was acknowledged"
             )
         following = asked
         for offset, value in decode_values(result.chunks):
