@@ -182,7 +182,11 @@ class MetaGroup:
         self._bytes_at_snapshot = node.machine.applied_bytes
 
     def _restore(self, group_log: Any) -> None:
-        """Choose the newest state that the log goes on from. A snapshot that is not in the log was received and not installed: it is left alone."""
+        """Choose the newest state that the log goes on from.
+
+        A snapshot that the log does not hold was received and not installed. It goes, so that it does not count as one of the newest, which are kept;
+        the leader sends another one.
+        """
         store, state = self.files.store, group_log.applied_state
         found = store.latest(group_log.last_index)
         while found is not None and group_log.term(found.index) != found.term:
@@ -197,6 +201,8 @@ class MetaGroup:
                 f"damaged (the newest whole one ends at {reached}); restore the files of {self.node.config.storage.snapshot_dir} from a copy, "
                 "or remove this broker from the cluster (unregister it) and start it with an empty data directory"
             )
+        if not group_log.quarantined:
+            store.discard_above(found.index if found is not None else 0)
 
     # -- members --------------------------------------------------------------------------------------------------
 

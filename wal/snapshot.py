@@ -130,6 +130,12 @@ class SnapshotStore:
             raise
         return SnapshotReceiver(self, self._fs, file, path)
 
+    def discard_above(self, index: int) -> None:
+        """Remove snapshots that are newer than `index`: received, but never installed."""
+        for found in self._indexes():
+            if found > index:
+                self._fs.remove(f"{self._directory}/{snapshot_name(found)}")
+
     def keep_newest(self) -> None:
         """Remove all but the newest two."""
         for index in sorted(self._indexes(), reverse=True)[SNAPSHOTS_KEPT:]:
