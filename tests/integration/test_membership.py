@@ -104,7 +104,9 @@ def test_a_lost_disk_is_refused_until_its_broker_is_removed_and_then_filled_agai
         cluster.wait_ready()
         identity = json.loads((data / "node.json").read_text())
         assert identity["generation"] == 1
-        wait_until("its replica to be in sync again", lambda: lost.node in partition(others[0], "kept")["isr"], 60)
+        promoted = f"replica of broker {lost.node} has caught up"
+        wait_until("its replica to vote again", lambda: any(promoted in node.log.read_text() for node in others), 60)
+        wait_until("it to be in sync", lambda: lost.node in partition(others[0], "kept")["isr"], 60)
         members = json.loads(others[0].get("/admin/cluster/members")[1])
         wait_until("three members of __meta", lambda: len(json.loads(others[0].get("/admin/cluster/partitions")[1])[0]["replicas"]) == 3, 30)
         assert {member["node_id"] for member in members} == set(cluster.nodes)

@@ -14,7 +14,7 @@ from broker.errors import ErrorCode
 from broker.metadata.bootstrap import Member, SeedNode
 from broker.metadata.controller import Controller
 from broker.metadata.identity import Identity, IdentityStore, as_member, new_identity
-from broker.metadata.joiner import METHOD_INFO, METHOD_JOIN, BootstrapResult, JoinAnswer, Joiner, JoinHandler
+from broker.metadata.joiner import METHOD_INFO, METHOD_JOIN, BootstrapResult, JoinAnswer, Joiner, JoinHandler, refusal_of
 from broker.metadata.operations import RegisterBroker
 from tests.unit.metadata.support import Replica, VirtualClock
 from wal.errors import DataDirectoryError
@@ -163,6 +163,26 @@ async def test_lost_disk_is_refused_until_the_old_broker_is_removed(network: Net
     result = await finish(network, Node(network, 2, "new disk").start())
     assert (first.identity.generation, result.identity.generation) == (0, 1)
     assert Member(2 + (1 << 32), "node2:9093") in result.learners
+
+
+async def test_a_removed_broker_learns_that_it_is_refused(network: Network) -> None:
+    """No leader speaks to it any more, so it asks whoever answers: also by way of a node that does not lead."""
+    first = await finish(network, Node(network, 2).start())
+    leader = network.nodes["node1:9093"]
+    own = RegisterBroker(2, "", 9092, "node2:9093", first.identity.directory_id, generation=0)
+
+    def ask(*addresses: str) -> Any:
+        return finish(network, refusal_of(network.call, addresses, own))
+
+    assert await ask("node9:9093") == ""  # nobody answers
+    assert await ask("node9:9093", "node1:9093") == ""
+    await finish(network, leader.controller.unregister_broker(2))
+    assert "was removed from the cluster" in await ask("node9:9093", "node1:9093")
+    other = Node(network, 3)
+    other.up()
+    other.replica.machine.image = leader.replica.machine.image
+    other.replica.machine.on_leader_change(1, 1)
+    assert "was removed from the cluster" in await ask("node3:9093")
 
 
 async def test_wiped_first_node_is_refused_and_makes_no_second_cluster(network: Network) -> None:

@@ -7,6 +7,7 @@ import pytest
 from broker.errors import ErrorCode, KafkaError
 from broker.metadata.assignment import check_topic_name
 from broker.metadata.draft import ControllerPolicy, OperationResult
+from broker.metadata.identity import Identity
 from broker.metadata.operations import (
     AllocateProducerIds,
     AssignReplicas,
@@ -23,6 +24,7 @@ from broker.metadata.operations import (
     TopicKey,
     TopicSpec,
     UnregisterBroker,
+    disowned_text,
 )
 from tests.unit.metadata.support import Replica, leading, topic_id
 from wal.entry import META_TOPIC_ID, group_id
@@ -332,3 +334,30 @@ def test_replica_whose_vote_is_unknown_gets_a_new_identity() -> None:
     for node in (1, 2, 3):
         replica.run(ConfirmDeletion(node, (topic_id(1),)))
     assert not replica.machine.image.replica_generations
+
+
+def test_a_new_disk_gets_an_identity_that_none_of_its_replicas_had() -> None:
+    """A replica that was given a newer identity of its own, and then lost with its disk, must not come back under the same one."""
+    replica = Replica()
+    replica.lead()
+    register(replica, 7, "one")
+    group = group_id(topic_id(1), 0)
+    assert [replica.run(BumpGeneration(7, group, than)).value for than in (0, 1)] == [1, 2]
+    lost = replica.machine.image.replica_id(7, group)
+    assert replica.run(UnregisterBroker(7)).error == 0
+    assert register(replica, 7, "two").value == 3
+    assert replica.machine.image.replica_id(7, group) == 7 + (3 << 32) != lost
+
+
+def test_what_a_data_directory_knows_against_itself() -> None:
+    replica = Replica()
+    replica.lead()
+    own = Identity(1, "member", 7, "one", "mine", 0)
+    assert disowned_text(replica.machine.image, own) == ""  # nothing is known yet
+    register(replica, 7, "one")
+    assert disowned_text(replica.machine.image, own) == ""
+    assert "is registered with data directory one" in disowned_text(replica.machine.image, Identity(1, "member", 7, "other", "mine", 0))
+    assert disowned_text(replica.machine.image, Identity(1, "member", 7, "new", "mine", 1)) == ""  # its own __meta is older than its joining
+    assert replica.run(UnregisterBroker(7)).error == 0
+    assert "was removed from the cluster" in disowned_text(replica.machine.image, own)
+    assert disowned_text(replica.machine.image, Identity(1, "joined", 7, "new", "mine", 1)) == ""
