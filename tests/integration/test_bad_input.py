@@ -51,8 +51,6 @@ def produce_error(answer: bytes) -> int:
         (HTTP_GET, "HTTP"),
         (b"\xff\xff\xff\xff", "-1"),
         (struct.pack(">i", 2**31 - 1), str(2**31 - 1)),
-        (framed(93, 0, b""), "93"),
-        (framed(3, 99, b""), "99"),
     ],
 )
 def test_what_is_no_request_closes_the_connection_with_one_line(single: ProcessCluster, data: bytes, why: str) -> None:
@@ -63,6 +61,11 @@ def test_what_is_no_request_closes_the_connection_with_one_line(single: ProcessC
     wait_until("a log line", lambda: len(node.log.read_text().splitlines()) > len(before), 5)
     lines = node.log.read_text().splitlines()[len(before) :]
     assert len(lines) == 1 and "[WARN]" in lines[0] and why in lines[0], lines
+
+
+@pytest.mark.parametrize(("key", "version"), [(93, 0), (3, 99), (-1, 0)])
+def test_an_unknown_key_or_version_is_answered_so(single: ProcessCluster, key: int, version: int) -> None:
+    assert exchange(single, framed(key, version, b""))[:6] == struct.pack(">ih", 7, UNSUPPORTED_VERSION)
 
 
 def test_api_versions_of_the_future_is_answered_with_what_there_is(single: ProcessCluster) -> None:
