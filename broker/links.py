@@ -122,7 +122,7 @@ class Links:
     async def _call(self, target: int | str, method: str, payload: bytes, timeout_ms: int) -> bytes:
         if self._network is None:
             raise ConnectionError("this node is not part of a cluster (cluster.enabled is false)")
-        from raft.transport.options import RemoteError, UnreachableError
+        from raft.transport.options import WRONG_CLUSTER_CODE, RemoteError, UnreachableError
 
         try:
             return await self._network.call(target, method, payload, timeout_ms)
@@ -131,4 +131,4 @@ class Links:
                 raise TimeoutError(str(error)) from error
             raise ConnectionRefusedError(str(error)) from error
         except RemoteError as error:
-            raise ConnectionError(error.text) from error
+            raise (ConnectionAbortedError if error.code == WRONG_CLUSTER_CODE else ConnectionError)(error.text) from error

@@ -29,7 +29,7 @@ from broker.metadata.bootstrap import (
 from broker.metadata.controller import Controller, sleep
 from broker.metadata.identity import Identity, IdentityStore, new_identity
 from broker.metadata.machine import MetadataMachine
-from broker.metadata.operations import RegisterBroker, foreign_cluster_text
+from broker.metadata.operations import RegisterBroker
 from raft.api import Clock
 from raft.core.message import node_of
 from wal.entry import META_GROUP
@@ -47,7 +47,7 @@ LOG_AGAIN_MS = 10_000
 """A reason that lasts is logged again after this time."""
 
 CallAddress = Callable[[str, str, bytes, int], Awaitable[bytes]]
-"""(address, method, payload, timeout_ms) -> answer. Raises OSError (ConnectionError, TimeoutError) when there is none."""
+"""(address, method, payload, timeout_ms) -> answer. Raises OSError when there is none, ConnectionAbortedError by another cluster."""
 
 
 class JoinAnswer(msgspec.Struct, frozen=True):
@@ -165,10 +165,22 @@ class Joiner:
 
         Raises DataDirectoryError when all seeds that answer belong to another cluster than ours: this directory came from elsewhere.
         """
-        answers = await asyncio.gather(*(self._info(seed) for seed in self._seeds if seed.node_id != self._registration.node_id))
-        found = [answer for answer in answers if isinstance(answer, ClusterInfo) and answer.cluster_id]
-        if found and all(answer.cluster_id != cluster_id for answer in found):
-            raise DataDirectoryError(foreign_cluster_text(self._registration.node_id, cluster_id, found[0].cluster_id))
+        foreign: list[str] = []
+
+        async def ask(seed: SeedNode) -> ClusterInfo | None:
+            try:
+                return _info_decoder.decode(await self._call(seed.address, METHOD_INFO, b"", INFO_TIMEOUT_MS))
+            except ConnectionAbortedError as error:
+                foreign.append(str(error))
+            except (OSError, msgspec.MsgspecError) as error:
+                logger.debug("seed node %d did not tell who votes: %s", seed.node_id, error)
+            return None
+
+        answers = await asyncio.gather(*(ask(seed) for seed in self._seeds if seed.node_id != self._registration.node_id))
+        found = [answer for answer in answers if answer is not None]
+        if foreign and not found:
+            text = f"this data directory belongs to cluster {cluster_id}, but {foreign[0]}; "
+            raise DataDirectoryError(text + "correct seed_nodes or data_dir, or start with an empty data directory to join the other cluster")
         return {node_of(member.replica_id): member.address for answer in found for member in answer.voters if member.address}
 
     def _create(self, identity: Identity) -> BootstrapResult:
