@@ -492,7 +492,7 @@ async def run_node(config: NodeConfig, on_ready: Callable[[], None] | None = Non
             admin = asyncio.ensure_future(node.serve_admin(serve_admin))
         if admin is not None:
             await admin
-        raise await node.failure
+        raise await asyncio.shield(node.failure)  # a cancelled run is no failure of the node
     except asyncio.CancelledError:
         return 0
     finally:
