@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup cluster test check format generate sim sim-long chaos fuzz bench clean
+.PHONY: setup cluster test check format generate sim sim-long chaos fuzz bench conformance conformance-java clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -32,6 +32,13 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Suites that others wrote, fetched from the package registries when they are run.
+conformance: $(STAMP)
+	$(BIN)/python -m tests.conformance.kafka_python
+
+conformance-java: $(STAMP)
+	$(BIN)/python -m tests.conformance.java
 
 generate: $(STAMP)
 	$(BIN)/python -m broker.protocol.generator

@@ -95,6 +95,7 @@ class NodeConfig:
         settings["broker.id"] = settings["node.id"] = self.node_id
         settings["log.dir"] = settings["log.dirs"] = str(self.data_dir)
         settings["listeners"] = (f"PLAINTEXT://{self.kafka_host}:{self.kafka_port}",)
+        settings["advertised.listeners"] = (f"PLAINTEXT://{self.advertised_host}:{self.kafka_port}",)
         return settings
 
 
