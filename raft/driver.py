@@ -386,7 +386,7 @@ class Driver:
             group.log.quarantine(str(error))
         group.core.quorum_lost()
         self.elections.arm(group)
-        self.touch(group)
+        self._stepped(group)
 
     # -- from the network -----------------------------------------------------------------------------------------
 
@@ -502,7 +502,7 @@ class Driver:
         self._stepped(group)
 
     def _stepped(self, group: RaftGroup) -> None:
-        """After a message: who was deposed stops serving at once, not with the next turn; requests may come before that."""
+        """The core was given something: who was deposed by it stops serving at once, not with the next turn; requests may come before that."""
         if group.serving and group.core.role != Role.LEADER:
             self._route(group)
             group.note_status()

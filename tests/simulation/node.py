@@ -19,7 +19,9 @@ from raft.liveness import Timing
 from tests.simulation.files import PowerCut, SimFileSystem
 from tests.simulation.world import Port, SimClock, SimDisk
 from wal.api import AppliedState
-from wal.entry import GroupId
+from wal.entry import Entry, GroupId
+from wal.frame import Copy, FrameKind
+from wal.jobs import CheckpointJob, WriteBehindJob
 from wal.memory_filesystem import Keep
 from wal.settings import WalSettings
 from wal.store import WalStore
@@ -70,6 +72,7 @@ class SimNode:
         self.disk = SimDisk(cluster.scheduler, self.clock)
         self.disk.slow_us = slow_us
         self.store = WalStore.open(self.files, "data", TINY, describe=max_timestamp)
+        self._count_disk_work()
         world = World(self.clock, self.disk, Port(cluster.network, self.id), Random(self.random.getrandbits(32)))
         self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, SETTINGS, self)
         route = self.driver.post.route
@@ -96,6 +99,33 @@ class SimNode:
             if peer != self.id:
                 for lane in Lane:
                     cluster.network.dial(self, peer, lane)
+
+    def _count_disk_work(self) -> None:
+        """That laps, copies, truncations, checkpoints and rolls happen is looked at, not assumed."""
+        counts, store = self.cluster.counts, self.store
+        next_flush, next_background, enter_next = store.next_flush, store.next_background, store._enter_next
+
+        def flush() -> Any:
+            job = next_flush()
+            if job is not None:
+                items = [item for batch in job.batches if batch.slow or batch.items for item in batch.items if type(item) is not Entry]
+                counts["journal_copies"] += any(type(item) is Copy for item in items)
+                counts["truncations"] += any(getattr(item, "kind", None) == FrameKind.TRUNCATE_SUFFIX for item in items)
+                counts["seals"] += not job.batches
+            return job
+
+        def background() -> Any:
+            job = next_background()
+            counts["checkpoints"] += type(job) is CheckpointJob
+            if type(job) is WriteBehindJob:
+                counts["segment_rolls"] += sum(task.header is not None for task in job.tasks)
+            return job
+
+        def enter() -> None:
+            enter_next()
+            counts["journal_laps"] += store._journal.generation > store._journal.settings.journal_files
+
+        store.next_flush, store.next_background, store._enter_next = flush, background, enter
 
     def _open(self, group_id: GroupId, group_log: Any, replica: int) -> None:
         cluster = self.cluster

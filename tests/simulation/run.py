@@ -11,7 +11,8 @@ from collections import Counter
 from tests.simulation.cluster import Result, run_seed
 
 
-def _run(seed: int) -> Result | str:
+def run_caught(seed: int) -> Result | str:
+    """The result, or the text of what went wrong."""
     try:
         return run_seed(seed)
     except Exception:  # noqa: BLE001 - reported with its seed
@@ -36,7 +37,7 @@ def main() -> int:
     failed: list[str] = []
     seeds = range(options.first, options.first + options.seeds)
     with multiprocessing.Pool(options.processes) as pool:
-        for done, outcome in enumerate(pool.imap_unordered(_run, seeds), 1):
+        for done, outcome in enumerate(pool.imap_unordered(run_caught, seeds), 1):
             if isinstance(outcome, str):
                 failed.append(outcome)
                 print(outcome.split("\n", 1)[0] + " " + outcome.strip().rsplit("\n", 1)[-1] if options.quiet else outcome, flush=True)
