@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup cluster test check format generate sim sim-long chaos fuzz bench conformance conformance-java clean
+.PHONY: setup cluster test check format generate sim sim-long mutants chaos fuzz bench conformance conformance-java clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -52,3 +52,14 @@ chaos: $(STAMP)
 # Malformed frames to a live node. FRAMES=100000
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.run --frames $(or $(FRAMES),100000)
+
+# The deterministic simulator: one seed (SEED=17, twice the same), or many (SEEDS=200).
+sim: $(STAMP)
+	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+
+sim-long: $(STAMP)
+	$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),1000)
+
+# Break one rule at a time: each must be noticed by the simulator. Prints the table of docs/simulation.md.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.simulation.mutants
