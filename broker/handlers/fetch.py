@@ -190,8 +190,12 @@ class _PendingFetch:
     def _available(self) -> int:
         total = 0
         for asked, partition in self._partitions:
-            if partition is not None and not (self._isolated and asked.fetch_offset >= partition.last_stable_offset):
-                total += min(partition.available_bytes(asked.fetch_offset), asked.max_bytes)
+            if partition is None:
+                continue
+            available = partition.available_bytes(asked.fetch_offset)
+            if self._isolated:
+                available -= partition.available_bytes(max(asked.fetch_offset, partition.last_stable_offset))
+            total += min(available, asked.max_bytes)
         return total
 
     def _wake(self) -> None:
