@@ -475,13 +475,14 @@ async def run_node(config: NodeConfig, on_ready: Callable[[], None] | None = Non
     node = Node(config, asyncio.get_running_loop())
     try:
         starting = asyncio.ensure_future(node.start())
+        ending: list[asyncio.Future[Any]] = [starting, node.failure]
         admin: asyncio.Task[None] | None = None
         if serve_admin is not None:
             # Health must answer while a node waits for its cluster; its heavy imports must not slow an ordinary start.
-            await asyncio.wait([starting, node.failure], timeout=3.0, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ending, timeout=3.0, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 admin = asyncio.ensure_future(node.serve_admin(serve_admin))
-        await asyncio.wait([starting, node.failure], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
         if node.failure.done():
             starting.cancel()
             raise node.failure.result()

@@ -138,11 +138,19 @@ class Group(Protocol):
 
     group_id: GroupId
     log: GroupLog
-    term: int  # = leader epoch
-    leader: int  # broker id, 0 unknown
     serving: bool  # leader, and the no-op of this term is applied
-    commit_index: int
     applied_index: int
+
+    @property
+    def term(self) -> int:
+        """= leader epoch."""
+
+    @property
+    def leader(self) -> int:
+        """Broker id, 0 unknown."""
+
+    @property
+    def commit_index(self) -> int: ...
 
     def mark_dirty(self) -> None:
         """There is something to collect: the driver takes it with the next flush."""

@@ -8,17 +8,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 
 from broker.metadata.builder import ImageBuilder
 from broker.metadata.image import MetadataImage
 from broker.metadata.records import BrokerRegistered, PartitionSpec, ReplicaGeneration, TopicCreated
 from broker.reassignments import METHOD_IS_MEMBER
 from broker.refill import RETRY_MS, KeepFiles, Refill
-from broker.replicas import Replicas
-from raft.core.membership import decode
+from broker.replicas import Replicas, first_membership, own_replica
+from raft.core.membership import decode, encode, simple
 from tests.unit.broker.test_meta_group import Disk
 from tests.unit.metadata.support import brokers, image_of, topic_id
-from wal.entry import GroupId, group_id
+from wal.entry import Entry, GroupId, group_id
+from wal.filesystem import RealFileSystem
+from wal.settings import WalSettings
+from wal.store import WalStore
 
 GROUP = group_id(topic_id(1), 0)
 TOPIC = TopicCreated("t", topic_id(1), (PartitionSpec((2, 1, 3)),))
@@ -178,3 +182,51 @@ def test_what_was_assigned_while_the_broker_was_not_registered_is_made_when_it_c
     builder.apply(BrokerRegistered(3, "h", 1, "r", directory_id="new", generation=1))
     replicas.on_image(away, builder.image(2))
     assert replicas.opened == [(frozenset({1, 2}), frozenset({3 + (1 << 32)}))]
+
+
+def opened(directory: Path) -> WalStore:
+    return WalStore.open(RealFileSystem(), str(directory), WalSettings(journal_file_bytes=1 << 20, segment_piece_bytes=4096, reserve_bytes=0))
+
+
+def settle(store: WalStore) -> None:
+    """Flush and write behind all that can be."""
+    while (job := store.next_flush() or store.next_background()) is not None:
+        job.run()
+        job.complete()
+
+
+def test_a_log_that_began_anew_is_whole_after_a_crash_and_knows_its_new_id(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    log = store.create_group(GROUP, "t", encode(simple([1, 2, 3])))
+    log.save_hard_state(4, 2)
+    payload = b"x" * 2000
+    log.append([Entry(4, index, 0, (payload,), len(payload), crc32c(payload), index - 1, 1) for index in range(1, 9)])
+    settle(store)
+    log.advance_commit(8)
+    settle(store)
+    store.close()
+    (segment,) = (tmp_path / "wal" / "t").glob("wal_0_*.log")
+    segment.unlink()
+
+    store = opened(tmp_path)
+    damaged = store.groups[GROUP]
+    assert "is missing" in damaged.quarantined
+    reborn = 1 + (1 << 32)
+    damaged.install_snapshot(0, 0, 0, encode(first_membership((1, 2, 3), reborn)))
+    damaged.quarantine("")
+    settle(store)
+    store._close_files()  # a crash: nothing is written any more
+
+    store = opened(tmp_path)
+    anew = store.groups[GROUP]
+    assert (anew.quarantined, anew.first_index, anew.last_index, anew.next_offset) == ("", 1, 0, 0)
+    assert anew.hard_state.term == 4  # terms never go down
+    assert own_replica(anew, 1) == reborn
+    membership = decode(anew.configurations[-1][1])
+    assert (membership.voters, membership.learners) == ({2, 3}, {reborn})
+    anew.append([Entry(4, 1, 0, (payload,), len(payload), crc32c(payload), 0, 1)])
+    settle(store)
+    anew.advance_commit(1)
+    settle(store)
+    store.close()
+    assert opened(tmp_path).groups[GROUP].last_index == 1
