@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from broker.api import Broker, NewTopic
 from broker.errors import ErrorCode, KafkaError
@@ -27,7 +27,7 @@ class InternalTopics:
         broker = self._broker
         if name in broker.image.topics:
             return
-        topic = self._definition(name, broker.settings)
+        topic = self.definition(name)
         if topic.replication_factor > len(broker.image.brokers):
             have, wanted = len(broker.image.brokers), topic.replication_factor
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, f"{name} needs {wanted} brokers, {have} are registered")
@@ -35,7 +35,10 @@ class InternalTopics:
         if result.error not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, f"{name} could not be created: {result.message or result.error.name}")
 
-    def _definition(self, name: str, settings: Mapping[str, object]) -> NewTopic:
+    def definition(self, name: str) -> NewTopic:
+        """How a topic of this name is made by itself: with Kafka's settings for an internal one, with the defaults for any other."""
+        settings = self._broker.settings
+
         def number(setting: str, default: int) -> int:
             value = settings.get(setting)
             return value if isinstance(value, int) else default
@@ -60,5 +63,5 @@ class InternalTopics:
                 "unclean.leader.election.enable": "false",
             }
         else:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, f"{name} is no internal topic")
+            return NewTopic(name)
         return NewTopic(name, partitions, factor, {}, configs)

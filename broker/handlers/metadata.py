@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from broker.api import NewTopic
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.services import ZERO_ID, Services
 from broker.handlers.topic_names import name_problem
@@ -98,7 +97,9 @@ class MetadataHandler:
     async def _create_and_answer(self, request: Request, body: MetadataRequest, names: list[str]) -> None:
         errors: dict[str, ErrorCode]
         try:
-            results = await self._services.broker.controller.create_topics([NewTopic(name) for name in names], AUTO_CREATE_TIMEOUT_MS, False)
+            definition = self._services.broker.coordination.internal_topics.definition  # also for whoever asks for __consumer_offsets first
+            topics = [definition(name) for name in names]
+            results = await self._services.broker.controller.create_topics(topics, AUTO_CREATE_TIMEOUT_MS, False)
             errors = {name: result.error for name, result in zip(names, results, strict=True)}
         except KafkaError as error:
             errors = dict.fromkeys(names, error.code)

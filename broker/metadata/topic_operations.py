@@ -196,6 +196,9 @@ class CreatePartitions(OperationBase, frozen=True, omit_defaults=True):
         return ItemResult(name=topic.name, topic_id=topic.topic_id)
 
     def _replicas(self, spec: PartitionsSpec, topic: TopicImage, draft: Draft) -> list[tuple[int, ...]]:
+        if topic.internal:
+            text = f"The partitions of {topic.name} decide who coordinates a group or a transactional id; their number stays."
+            raise KafkaError(ErrorCode.INVALID_PARTITIONS, text)
         current = len(topic.partitions)
         added = spec.count - current
         if added == 0:

@@ -36,6 +36,7 @@ MAX_TIMESTAMP = -3
 EARLIEST_LOCAL = -4
 LATEST_TIERED = -5
 _GUESSED_RECORD_BYTES = 100
+_INTERNAL = AppendResult(ErrorCode.INVALID_TOPIC_EXCEPTION, message="the topic belongs to the brokers; clients do not write to it")
 
 
 class Partition:
@@ -294,6 +295,9 @@ class Partition:
     # -- broker.api.Partition -------------------------------------------------------------------------------------
 
     def append(self, records: memoryview, acks: int, done: Callable[[AppendResult], None]) -> None:
+        if self._observer is not None:
+            done(_INTERNAL)
+            return
         self._appender.append(records, acks, done)
 
     def append_transactional(self, records: memoryview, acks: int, transactional_id: str, add: bool, done: Callable[[AppendResult], None]) -> None:
