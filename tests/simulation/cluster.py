@@ -14,12 +14,13 @@ from raft.core.core import Role
 from raft.core.message import node_of
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Broken, Invariants
+from tests.simulation.meta import Allocator
 from tests.simulation.node import SimNode
 from tests.simulation.scheduler import SECOND_US, Scheduler
 from tests.simulation.workload import History, Reader, Writer, decode_values
 from tests.simulation.world import SimNetwork
-from wal.entry import GroupId, group_id
-from wal.errors import WalError
+from wal.entry import META_GROUP, META_TOPIC, GroupId, group_id
+from wal.errors import WalError, check
 
 HEAL_US = 30 * SECOND_US
 STEP_US = 200_000
@@ -48,9 +49,13 @@ class Cluster:
         self.node_ids = list(range(1, nodes + 1))
         self.first_voters = self.node_ids[:3]
         self.topics: dict[GroupId, str] = {group_id(bytes(15) + bytes([16 + n]), 0): f"topic-{n}" for n in range(groups)}
-        self.wished: dict[GroupId, frozenset[int]] = {group: frozenset(self.first_voters) for group in self.topics}
         self.victim = self.random.choice(self.node_ids) if damage else 0  # whose files are damaged; a minority, so that nothing is lost
+        self.has_meta = not damage  # a damaged replica of `__meta` is replaced with its broker, by hand
+        self.allocated: dict[int, tuple[int, int]] = {}  # first producer id of a block -> whose it is
+        self.allocated_end = 0
         self.generations: Counter[tuple[int, GroupId]] = Counter()
+        self.group_names = {**self.topics, META_GROUP: META_TOPIC} if self.has_meta else self.topics
+        self.wished: dict[GroupId, frozenset[int]] = {group: frozenset(self.first_voters) for group in self.group_names}
         self.histories = {group: History(topic) for group, topic in self.topics.items()}
         self.network = SimNetwork(self.scheduler, self.counts)
         self.invariants = Invariants(self)
@@ -61,6 +66,7 @@ class Cluster:
         self.traps: list[Callable[[SimNode, Any], bool]] = []  # faults that wait for a moment; True when they have struck
         self.pace_us = 20_000  # longest rest of a writer between two batches
         self.writers = [Writer(self, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
+        self.allocators = [Allocator(self, number) for number in range(2 if self.has_meta else 0)]
         self.readers = [Reader(self, group) for group in self.topics]
 
     def live_nodes(self) -> list[SimNode]:
@@ -91,6 +97,10 @@ class Cluster:
         """A role, a term, a commit index moved on a node."""
         if self.traps:
             self.traps = [trap for trap in self.traps if not trap(node, group)]
+
+    def wished_learners(self, group: GroupId) -> frozenset[int]:
+        """Every node follows `__meta`."""
+        return frozenset(self.node_ids) - self.wished[group] if group == META_GROUP else frozenset()
 
     # -- what a supervisor and a controller do ----------------------------------------------------------------------
 
@@ -124,17 +134,19 @@ class Cluster:
             node = self.leader_of(group_id_)
             if node is None:
                 continue
-            self._rebuild_damaged(group_id_, node)
+            if group_id_ != META_GROUP:
+                self._rebuild_damaged(group_id_, node)
             wished = self.wished_replicas(group_id_)
             group = node.groups[group_id_]
             membership = group.core.membership
-            if membership.voters == wished and not membership.learners and not membership.voters_outgoing:
+            learners = self.wished_learners(group_id_)
+            if membership.voters == wished and membership.learners == learners and not membership.voters_outgoing:
                 continue
-            missing = wished - membership.members
+            missing = (wished | learners) - membership.members
             if missing:
                 group.change_membership(membership.voters, membership.learners | missing, lambda ok: self._changed("learner_added", ok))
             else:
-                group.change_membership(wished, frozenset(), lambda ok: self._changed("voters_changed", ok))
+                group.change_membership(wished, learners, lambda ok: self._changed("voters_changed", ok))
 
     def _rebuild_damaged(self, group_id_: GroupId, leader: SimNode) -> None:
         """A damaged replica begins anew under a new id, once a majority works without it."""
@@ -175,6 +187,8 @@ def _run(cluster: Cluster, fault_seconds: float) -> Result:
         node.start()
     for writer in cluster.writers:
         scheduler.at(cluster.random.randrange(SECOND_US), writer.next_batch)
+    for allocator in cluster.allocators:
+        scheduler.at(cluster.random.randrange(SECOND_US), allocator.next_block)
     for reader in cluster.readers:
         scheduler.at(SECOND_US, reader.poll)
     scheduler.at(STEP_US, cluster.reconcile)
@@ -196,13 +210,17 @@ def heal(cluster: Cluster) -> int:
     if cluster.victim:
         scrub(cluster.nodes[cluster.victim])
     wanted = {writer.number: writer.batches + 2 for writer in cluster.writers}
+    blocks = {allocator.number: allocator.answered + 1 for allocator in cluster.allocators}
     trouble = "nothing"
     while scheduler.now_us < start_us + HEAL_US:
         scheduler.run_until(scheduler.now_us + STEP_US)
         for writer in cluster.writers:
             writer.paused = writer.batches >= wanted[writer.number]
+        for allocator in cluster.allocators:
+            allocator.paused = allocator.answered >= blocks[allocator.number]
         waiting = [writer.number for writer in cluster.writers if not writer.idle]
-        trouble = f"writers {waiting} wait" if waiting else why_not_equal(cluster)
+        asking = [allocator.number for allocator in cluster.allocators if not allocator.idle]
+        trouble = f"writers {waiting}, allocators {asking} wait" if waiting or asking else why_not_equal(cluster)
         if not trouble:
             return (scheduler.now_us - start_us) // 1000
     raise Broken(f"NoProgress: {HEAL_US // SECOND_US} s after healing: {trouble}")
@@ -228,12 +246,13 @@ def scrub(node: SimNode) -> None:
 
 def why_not_equal(cluster: Cluster) -> str:
     """What keeps the replicas from being at rest and equal; "" nothing."""
-    for group_id_, topic in cluster.topics.items():
+    for group_id_, topic in cluster.group_names.items():
         leader = cluster.leader_of(group_id_)
         if leader is None:
             return f"{topic} has no leader"
         core = leader.groups[group_id_].core
-        if core.membership.voters != cluster.wished_replicas(group_id_) or core.membership.learners or core.membership.voters_outgoing:
+        wished = (cluster.wished_replicas(group_id_), cluster.wished_learners(group_id_))
+        if (core.membership.voters, core.membership.learners) != wished or core.membership.voters_outgoing:
             return f"{topic} has members {core.membership}, wished are {sorted(cluster.wished[group_id_])}"
         for member in sorted(core.membership.members):
             group = cluster.nodes[node_of(member)].groups[group_id_]
@@ -249,24 +268,24 @@ def why_not_equal(cluster: Cluster) -> str:
 
 def check_at_rest(cluster: Cluster) -> None:
     """Healed and quiet: every replica is equal, and every acknowledged record is where it was acknowledged."""
-    for group_id_, history in cluster.histories.items():
+    for group_id_, name in cluster.group_names.items():
         leader = cluster.leader_of(group_id_)
         if leader is None:
-            raise Broken(f"NoLeader: {history.name}")
+            raise Broken(f"NoLeader: {name}")
         known = cluster.invariants.committed.entries[group_id_]
         for member in sorted(leader.groups[group_id_].core.membership.members):
             node = cluster.nodes[node_of(member)]
             group = node.groups[group_id_]
-            state = node.partitions[group_id_].capture()
-            if state is not None:
-                cluster.invariants.states.see(group, state)
+            state = group.log.capture_state()
+            check(state is not None and state.index == group.applied_index, f"{name}: nothing to capture")
             check_log(group, known)
-        history.check_final(read_all(cluster, leader, group_id_))
+        if group_id_ != META_GROUP:
+            cluster.histories[group_id_].check_final(read_all(cluster, leader, group_id_))
 
 
 def check_log(group: Any, known: list[tuple[int, int, int]]) -> None:
     """Log matching (Raft 5.3) over a whole log, read from disk where it is no longer in memory."""
-    index = 1
+    index = group.log.first_index
     while index <= group.log.last_index:
         entries = group.log.memory_slice(index, 64 << 10)
         if entries is None:

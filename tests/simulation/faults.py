@@ -194,6 +194,8 @@ class Faults:
             return  # nothing is known to follow the last full file
         current = journal.current.path
         paths = [path for path in node.files.paths() if path.startswith(("data/wal/", "data/journal/")) and path != current]
+        if not paths:
+            return
         path = self.random.choice(paths)
         for _ in range(self.random.choice((1, 1, 8))):
             node.files.flip_bit(path, self.random.randrange(max(1, node.files.size(path))), self.random.randrange(8))

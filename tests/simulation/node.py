@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from raft.driver import Driver, DriverSettings, Identity, World
 from raft.group import RaftGroup
 from raft.liveness import Timing
 from tests.simulation.files import PowerCut, SimFileSystem
+from tests.simulation.meta import MetaReplica
 from tests.simulation.world import Port, SimClock, SimDisk
 from wal.api import AppliedState
-from wal.entry import Entry, GroupId
+from wal.entry import META_GROUP, Buffer, Entry, GroupId
+from wal.errors import DamageError, check
 from wal.frame import Copy, FrameKind
 from wal.jobs import CheckpointJob, WriteBehindJob
 from wal.memory_filesystem import Keep
@@ -42,7 +45,15 @@ TINY = WalSettings(
 )
 """60 KiB of journal: laps, rolls and checkpoints happen all the time."""
 LIMITS = CoreLimits(max_message_bytes=8 << 10, max_in_flight_messages=8, max_in_flight_bytes=32 << 10, max_message_entries=16)
-SETTINGS = DriverSettings(timing=Timing(), limits=LIMITS, max_proposal_bytes=4 << 10, max_message_bytes=8 << 10)
+SETTINGS = DriverSettings(timing=Timing(), limits=LIMITS, max_proposal_bytes=4 << 10, max_message_bytes=8 << 10, max_uncommitted_bytes=8 << 10)
+
+
+def newest_timestamp(chunks: Sequence[Buffer]) -> int:
+    """As the broker's: entries of `__meta` hold no record batches."""
+    try:
+        return max_timestamp(chunks)
+    except DamageError:
+        return -1
 
 
 class SimNode:
@@ -61,6 +72,7 @@ class SimNode:
         self.driver: Any = None
         self.partitions: dict[GroupId, Partition] = {}
         self.groups: dict[GroupId, RaftGroup] = {}
+        self.meta: MetaReplica | None = None
         self.expected_fatal = False
 
     def start(self) -> None:
@@ -71,7 +83,7 @@ class SimNode:
         slow_us = self.disk.slow_us
         self.disk = SimDisk(cluster.scheduler, self.clock)
         self.disk.slow_us = slow_us
-        self.store = WalStore.open(self.files, "data", TINY, describe=max_timestamp)
+        self.store = WalStore.open(self.files, "data", TINY, describe=newest_timestamp)
         self._count_disk_work()
         world = World(self.clock, self.disk, Port(cluster.network, self.id), Random(self.random.getrandbits(32)))
         self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, SETTINGS, self)
@@ -92,8 +104,13 @@ class SimNode:
                 group_log = self.store.create_group(group_id, topic, payload)
             cluster.invariants.on_recovered(self, group_log)
             self._open(group_id, group_log, own_replica(group_log, self.id))
-        for group_id in self.store.groups.keys() - cluster.topics.keys():
-            raise AssertionError(f"node {self.id} recovered group {group_id.hex()}, which nobody made")
+        self.meta = None
+        if cluster.has_meta:
+            self.meta = MetaReplica(self)
+            self.groups[META_GROUP] = self.meta.open()
+            self._watch_states(self.groups[META_GROUP])
+        if unknown := sorted(self.store.groups.keys() - self.groups.keys()):
+            raise AssertionError(f"node {self.id} recovered groups that nobody made: {unknown}")
         self.driver.start()
         for peer in cluster.node_ids:
             if peer != self.id:
@@ -136,15 +153,18 @@ class SimNode:
         group = self.driver.open_group(group_log, partition, replica)
         partition.attach(group)
         self.partitions[group_id], self.groups[group_id] = partition, group
-        capture = group_log.capture_state
+        self._watch_states(group)
+
+    def _watch_states(self, group: Any) -> None:
+        capture = group.log.capture_state
 
         def captured() -> AppliedState | None:
             state: AppliedState | None = capture()
             if state is not None:
-                cluster.invariants.states.see(group, state)
+                self.cluster.invariants.states.see(group, state)
             return state
 
-        group_log.capture_state = captured
+        group.log.capture_state = captured
 
     def rebuild(self, group_id: GroupId, replica: int) -> None:
         """What `broker.refill` and `broker.replicas` do with a damaged replica: begin anew, empty, under a new replica id."""
@@ -205,8 +225,13 @@ class SimNode:
     def on_flush(self, milliseconds: int, size_bytes: int) -> None:
         self.cluster.counts["flushes"] += 1
 
-    def on_snapshot_needed(self, group: RaftGroup, peer: int, index: int, term: int) -> None:
-        raise AssertionError("partitions keep their whole log")
+    def on_snapshot_needed(self, group: RaftGroup, replica: int, index: int, term: int) -> None:
+        check(self.meta is not None and group.group_id == META_GROUP, "partitions keep their whole log")
+        self.cluster.counts["snapshot_needed"] += 1
+        self.meta.meta.send_snapshot(group, replica, index)  # type: ignore[union-attr]
+
+    def on_snapshot_received(self, group: RaftGroup, index: int, term: int, path: str) -> None:
+        self.meta.meta.on_received(group, index, path)  # type: ignore[union-attr]
 
     def on_peer_lost(self, peer: int) -> None:
         self.cluster.counts["refused"] += 1
