@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from broker.coordinator.internal_topics import GROUPS_TOPIC
+from broker.coordinator.internal_topics import TRANSACTIONS_TOPIC
 from broker.coordinator.transactions.state import TopicPartition
 from broker.errors import ErrorCode
 from broker.handlers.services import Services
@@ -16,13 +16,12 @@ def fenced_code(error: int, version: int, first_version_fenced: int = 2) -> int:
 
 
 def partition_errors(services: Services, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, ErrorCode]:
-    """Which partitions can not become part of a transaction: they do not exist, or belong to a coordinator's own topic. Empty when all can."""
+    """Which partitions can not become part of a transaction: they do not exist, or are where transactions themselves are kept. Empty when all can."""
     image = services.broker.image
     found: dict[TopicPartition, ErrorCode] = {}
     for topic, partition in partitions:
-        known = image.partition(topic, partition)
-        if known is None:
+        if image.partition(topic, partition) is None:
             found[topic, partition] = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        elif image.topics[topic].internal and topic != GROUPS_TOPIC:
+        elif topic == TRANSACTIONS_TOPIC:
             found[topic, partition] = ErrorCode.INVALID_TOPIC_EXCEPTION
     return found

@@ -211,15 +211,18 @@ _COORDINATORS = (
     _static("group.consumer.max.size", _T.INT, str(INT_MAX), "Members of one group (KIP-848).", _POSITIVE),
     _static("transaction.state.log.num.partitions", _T.INT, "50", "Partitions of __transaction_state.", _POSITIVE, acts=True),
     _static("transaction.state.log.replication.factor", _T.SHORT, "3", "Replicas of __transaction_state.", _POSITIVE, acts=True),
-    _static("transaction.state.log.min.isr", _T.INT, "2", "min.insync.replicas of __transaction_state.", _POSITIVE),
-    _static("transaction.state.log.segment.bytes", _T.INT, "104857600", "Segment size of __transaction_state.", _POSITIVE),
-    _static("transaction.max.timeout.ms", _T.INT, "900000", "Longest time-out that a transaction may ask for.", _POSITIVE),
-    _static("transactional.id.expiration.ms", _T.INT, "604800000", "A transactional id that is idle for this long is forgotten.", _POSITIVE),
+    _static("transaction.state.log.min.isr", _T.INT, "2", "min.insync.replicas of __transaction_state.", _POSITIVE, acts=True),
+    _static("transaction.state.log.segment.bytes", _T.INT, "104857600", "Segment size of __transaction_state.", _POSITIVE, acts=True),
+    _static("transaction.max.timeout.ms", _T.INT, "900000", "Longest time-out that a transaction may ask for.", _POSITIVE, acts=True),
+    _static(
+        "transactional.id.expiration.ms", _T.INT, "604800000", "A transactional id that is idle for this long is forgotten.", _POSITIVE, acts=True
+    ),
     _dynamic(
         "transaction.partition.verification.enable",
         _T.BOOLEAN,
         "true",
         "Check that a partition was added to a transaction before it takes its records.",
+        acts=True,
     ),
 )
 

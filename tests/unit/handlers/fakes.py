@@ -11,6 +11,8 @@ from typing import Any
 
 from broker.api import AppendResult, NewTopic, QuorumStatus, ReadResult, ReplicaSize, TopicResult
 from broker.coordinator.coordination import Coordination
+from broker.coordinator.transactions.machine import Answer as TransactionAnswer
+from broker.coordinator.transactions.state import Transaction
 from broker.errors import ErrorCode, KafkaError
 from broker.handlers.registry import register_all
 from broker.metadata.image import BrokerImage, MetadataImage, PartitionImage, TopicImage
@@ -315,6 +317,43 @@ class FakeAdministration:
         return self.status
 
 
+class FakeTransactions:
+    """Remembers what it is asked; answers with `answer`, at once."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.answer = TransactionAnswer(ErrorCode.NONE, 42, 1)
+        self.found: list[Transaction] = []
+        self.failure: KafkaError | None = None
+
+    def init_producer(self, *call: Any) -> None:
+        self._answer("init", *call)
+
+    def add_partitions(self, *call: Any) -> None:
+        self._answer("add", *call)
+
+    def end(self, *call: Any) -> None:
+        self._answer("end", *call)
+
+    def verify(self, transactional_id: str, producer: tuple[int, int], partitions: Sequence[Any], done: Callable[[Any], None]) -> None:
+        self.calls.append(("verify", transactional_id, producer, partitions))
+        done(dict.fromkeys(partitions, self.answer.error))
+
+    def _answer(self, *call: Any) -> None:
+        self.calls.append(call[:-1])
+        call[-1](self.answer)
+
+    def describe(self, transactional_id: str) -> Transaction:
+        if self.failure is not None:
+            raise self.failure
+        return self.found[0]
+
+    def all_here(self) -> list[Transaction]:
+        if self.failure is not None:
+            raise self.failure
+        return self.found
+
+
 class FakeBroker:
     """Node 1 of nodes 1 and 2. Node 1 advertises no host."""
 
@@ -332,6 +371,7 @@ class FakeBroker:
         self.administration = FakeAdministration(self)
         self.settings: Mapping[str, object] = broker_settings(dict(settings or {}))
         self.static_settings = self.settings
+        self.transactions = FakeTransactions()
         self.coordination = Coordination(self, lambda: 1)
 
     def wall_time_ms(self) -> int:

@@ -152,8 +152,9 @@ async def test_init_producer_id(world: World, version: int) -> None:
     second = await client.acall(InitProducerIdRequest(transactional_id=None), InitProducerIdResponse, version)
     assert (first.error_code, first.producer_epoch) == (0, 0)
     assert second.producer_id != first.producer_id
-    refused = await client.acall(InitProducerIdRequest(transactional_id="tx"), InitProducerIdResponse, version)
-    assert (refused.error_code, refused.producer_id) == (ErrorCode.UNSUPPORTED_VERSION, -1)
+    given = await client.acall(InitProducerIdRequest(transactional_id="tx", transaction_timeout_ms=7), InitProducerIdResponse, version)
+    assert (given.error_code, given.producer_id, given.producer_epoch) == (0, 42, 1)
+    assert world.broker.transactions.calls == [("init", "tx", 7, None)]
     assert (await client.acall(InitProducerIdRequest(transactional_id=""), InitProducerIdResponse, version)).error_code == ErrorCode.INVALID_REQUEST
     world.broker.controller.error = KafkaError(ErrorCode.REQUEST_TIMED_OUT)
     failed = await client.acall(InitProducerIdRequest(transactional_id=None), InitProducerIdResponse, version)

@@ -140,7 +140,10 @@ def test_api_versions(world: World, version: int) -> None:
     assert listed[18] == (0, 4)
     assert listed == {module.KEY: module.VERSIONS for module in HANDLERS} | {0: (0, 13)}
     if version >= 3:
-        assert [(one.name, one.max_version_level) for one in response.finalized_features] == [("metadata.version", 25)]
+        assert [(one.name, one.max_version_level) for one in response.finalized_features] == [
+            ("metadata.version", 25),
+            ("transaction.version", 2),
+        ]
 
 
 def test_kip_511_unknown_version_gets_the_v0_form(world: World) -> None:
