@@ -65,6 +65,8 @@ class DriverSettings(NamedTuple):
     limits: CoreLimits = CoreLimits(max_message_bytes=4 << 20, max_in_flight_messages=1000, max_in_flight_bytes=64 << 20, max_message_entries=1000)
     max_proposal_bytes: int = 16 << 20
     max_message_bytes: int = 4 << 20
+    max_uncommitted_bytes: int = 16 << 20
+    """Of all groups that we lead. What is uncommitted fills the journals of a majority; a few leaders together must not fill them whole."""
 
 
 class DriverEvents(Protocol):
@@ -88,6 +90,13 @@ class DriverEvents(Protocol):
         """The group's known leader, its term, or whether we serve changed."""
 
 
+def _is_covered(group: RaftGroup, message: Message) -> bool:
+    """Whether a flush that left entries behind still makes `message` true: every flush takes all hard states, and frames in order."""
+    if message.type == MessageType.APPEND_RESPONSE and not message.reject:
+        return message.index <= group.log.flushed_index
+    return not group.log.controls_staged()
+
+
 class Driver:
     """The multi-group driver of one worker. Fulfils `raft.api.NetworkHandler`.
 
@@ -104,6 +113,7 @@ class Driver:
         self.groups: dict[GroupId, RaftGroup] = {}
         self.peers: dict[int, Peer] = {}
         self.dirty: list[RaftGroup] = []
+        self.uncommitted_bytes = 0  # Invariant: the sum over the `uncommitted` of all groups
         self.stopped = False
         self.elections = Elections(self, self.clock, random, self.timing)
         envelope = Envelope(identity.cluster_id, identity.node, identity.incarnation)
@@ -172,6 +182,7 @@ class Driver:
         for table in (self._touched, self._staged_by, self._confirming, self._commit_changed, self._unsettled):
             table.pop(group_id, None)
         self.post.forget_group(group_id)
+        self._forget_uncommitted(group)
         for peer in self.peers.values():
             peer.agreed.pop(group_id, None)
             peer.orphans.discard(group_id)
@@ -216,7 +227,10 @@ class Driver:
 
     def _collect(self) -> None:
         dirty, self.dirty = self.dirty, []
-        for group in dirty:
+        for position, group in enumerate(dirty):
+            if self.uncommitted_bytes >= self.settings.max_uncommitted_bytes:
+                self.dirty = dirty[position:] + self.dirty  # goes on when something is committed
+                return
             group.dirty = False
             if not group.serving or self.groups.get(group.group_id) is not group:
                 continue
@@ -224,6 +238,8 @@ class Driver:
             if proposal is not None:
                 kind, chunks, size, payload_crc, record_count = proposal
                 if group.core.propose((Entry(0, 0, kind, chunks, size, payload_crc, 0, record_count),)):
+                    group.uncommitted.append((group.log.last_index, size))
+                    self.uncommitted_bytes += size
                     self._staged_by[group.group_id] = group
                     self._touched[group.group_id] = group
 
@@ -237,6 +253,11 @@ class Driver:
             group.note_status()
             if group.log.committed_index < core.commit_index:
                 group.log.advance_commit(core.commit_index)
+                uncommitted = group.uncommitted
+                while uncommitted and uncommitted[0][0] <= core.commit_index:
+                    self.uncommitted_bytes -= uncommitted.popleft()[1]
+                    if self.dirty:
+                        self.schedule_turn()
                 if telling.debugging():
                     telling.committed(group)
                 if core.role == Role.LEADER:
@@ -308,7 +329,7 @@ class Driver:
             job.complete()
             self._flush = None
             self.events.on_flush(self.clock.now_ms() - self._flush_started_ms, job.size_bytes)
-            for peer, number in seen:
+            for peer, number in seen if complete or self.store.memory_bytes <= self.store.memory_limit_bytes else ():
                 peer.data_flushed = max(peer.data_flushed, min(number, peer.data_seen))
             waiting, self._behind_flush = self._behind_flush, []
             self._release(waiting, complete)
@@ -322,17 +343,17 @@ class Driver:
             self.fatal(surprise)
 
     def _release(self, waiting: list[tuple[RaftGroup, Message]], complete: bool) -> None:
-        """Hand on messages whose fsync is done. When the flush did not take all that was staged, only acknowledgements that it covers may go."""
+        """Hand on messages whose fsync is done; `complete`: the flush took everything that was staged."""
         for group, message in waiting:
             if self.groups.get(group.group_id) is not group or not group.core.still_true(message):
                 continue
-            if complete and message.receiver == group.core.replica:
+            if not complete and not _is_covered(group, message):
+                self._after_flush.append((group, message))
+            elif message.receiver == group.core.replica:
                 group.core.step(message, False)  # to itself: so the core learns that its own vote is durable
                 self.touch(group)
-            elif complete or (message.type == MessageType.APPEND_RESPONSE and not message.reject and message.index <= group.log.flushed_index):
-                self.post.route(group, message)
             else:
-                self._after_flush.append((group, message))
+                self.post.route(group, message)
         if waiting:
             self.schedule_turn()
 
@@ -588,8 +609,14 @@ class Driver:
     def lost_leadership(self, group: RaftGroup) -> None:
         for table in (self._confirming, self._commit_changed, self._unsettled):
             table.pop(group.group_id, None)
+        self._forget_uncommitted(group)
         self.post.withdraw(group.group_id)
         self.elections.lost_leadership(group)
+
+    def _forget_uncommitted(self, group: RaftGroup) -> None:
+        """We do not lead the group any more: what becomes of its entries is its next leader's matter."""
+        while group.uncommitted:
+            self.uncommitted_bytes -= group.uncommitted.popleft()[1]
 
     def confirm_leadership(self, group: RaftGroup) -> None:
         """A ReadIndex waits: beat now instead of at the next interval."""

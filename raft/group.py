@@ -7,6 +7,7 @@ Fulfils `raft.api.Group`. Everything is called on the loop thread. The state mac
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class RaftGroup:
         "reading",
         "reads_waiting",
         "serving",
+        "uncommitted",
         "_last_leader",
         "_last_role",
         "_last_term",
@@ -72,6 +74,7 @@ class RaftGroup:
         self.fresh = log_.last_index == 0 and log_.hard_state.term == 0
         self.followed: Peer | None = None  # whose beats keep our election timer quiet
         self.orphaned_by: Peer | None = None
+        self.uncommitted: deque[tuple[int, int]] = deque()  # (index, bytes) of what we proposed and is not known to be committed
         self.contact_ms = NEVER  # last message of the present leader
         self.reading = False  # entries to apply are being read from disk
         self.progress_moved = False

@@ -72,6 +72,9 @@ class GroupLog(Protocol):
     size_bytes: int  # of the log on disk, what is not in segments yet included
     capture_state: Callable[[], AppliedState | None] | None  # set by the state machine; called on the loop thread for a checkpoint
 
+    def controls_staged(self) -> bool:
+        """Whether anything but entries (a truncation, a snapshot, …) still waits for a flush. Hard states never do: each flush takes them all."""
+
     def term(self, index: int) -> int | None:
         """Term of `index` in [first_index - 1, last_index]; None outside. Never reads the disk."""
 

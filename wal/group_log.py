@@ -220,6 +220,9 @@ class GroupLog:
         self.applied_state = None
         self._stage(Control(FrameKind.SNAPSHOT_INSTALLED, term, index, next_offset, configuration))
 
+    def controls_staged(self) -> bool:
+        return any(type(item) is Control for item in self.staged)
+
     def save_hard_state(self, term: int, vote: int) -> None:
         state = HardState(term, vote)
         if state == self.hard_state:
