@@ -1,4 +1,4 @@
-"""`__meta` on real processes: snapshots bring a follower up that the log does not reach any more; nodes join, become voters, and restart from snapshots."""
+"""`__meta` on real processes: a snapshot brings up a follower that the log does not reach; nodes join, vote, and restart from snapshots."""
 
 from __future__ import annotations
 
