@@ -71,8 +71,9 @@ ServeAdmin = Callable[[NodeView, str, int], Awaitable[Any]]
 REGISTER_TIMEOUT_MS = 3_000
 INCARNATION_FILE = "incarnation"
 STOP_GRACE_MS = 3_000
-ASK_SEEDS_MS = 1_000
+ASK_SEEDS_S, SEEDS_ANSWER_S = 1.0, 0.2
 DISK_GRACE_S = 5.0
+FAREWELL_S = 0.3
 FLUSH_BUCKETS_MS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -298,24 +299,38 @@ class Node:
     async def _register(self, identity: Identity, joiner: Joiner) -> None:
         """Tell the cluster where we are, until it knows; a single or first node makes the cluster's first records."""
         registration = self._registration(identity)
-        ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
-        while True:
-            try:
-                if not self.machine.image.cluster_id and self.meta.group.serving:
-                    await self.controller.create_cluster(identity.cluster_id)
-                if self.machine.image.cluster_id:
-                    await self.controller.register_broker(registration, REGISTER_TIMEOUT_MS)
-                    return
-            except KafkaError as error:
-                if error.code == ErrorCode.INVALID_REQUEST:
-                    raise DataDirectoryError(error.message) from error
-                self.reasons = (f"this broker is not registered yet: {error}",)
-            if self.clock.now_ms() >= ask_again_ms:
-                await self._ask_for_refusal(registration)
-                self._first_peers |= await joiner.voters(identity.cluster_id)
-                self._know_peers(self.image)
-                ask_again_ms = self.clock.now_ms() + ASK_SEEDS_MS
-            await self._pause(0.02)
+        asking = asyncio.ensure_future(joiner.voters(identity.cluster_id))
+        try:
+            while not await self._registered(identity, registration):
+                if asking.done():
+                    self._first_peers |= asking.result()
+                    self._know_peers(self.image)
+                    asking = asyncio.ensure_future(self._ask_again(joiner, identity, registration))
+                await self._pause(0.02)
+            await asyncio.wait([asking], timeout=SEEDS_ANSWER_S)
+            if asking.done():
+                asking.result()  # a directory of another cluster could serve by itself, if it was a cluster of one
+        finally:
+            asking.cancel()
+
+    async def _ask_again(self, joiner: Joiner, identity: Identity, registration: RegisterBroker) -> dict[int, str]:
+        await self._pause(ASK_SEEDS_S)
+        await self._ask_for_refusal(registration)
+        return await joiner.voters(identity.cluster_id)
+
+    async def _registered(self, identity: Identity, registration: RegisterBroker) -> bool:
+        """One attempt to tell the cluster where we are."""
+        try:
+            if not self.machine.image.cluster_id and self.meta.group.serving:
+                await self.controller.create_cluster(identity.cluster_id)
+            if self.machine.image.cluster_id:
+                await self.controller.register_broker(registration, REGISTER_TIMEOUT_MS)
+                return True
+        except KafkaError as error:
+            if error.code == ErrorCode.INVALID_REQUEST:
+                raise DataDirectoryError(error.message) from error
+            self.reasons = (f"this broker is not registered yet: {error}",)
+        return False
 
     async def _ask_for_refusal(self, registration: RegisterBroker) -> None:
         """Whoever was removed, or comes with a disk that was given up, is told so by nobody: no leader speaks to it any more."""
@@ -347,18 +362,21 @@ class Node:
         self._admin = await serve(self.view, self.config.admin_host, self.config.admin_port)
 
     async def stop(self) -> None:
-        """Hand over what we lead, answer what is in flight, close. Everything acknowledged is on disk already. After a failure nothing will be answered
-        any more: clients are sent away at once."""
+        """Hand over what we lead, answer what is in flight, close. Everything acknowledged is on disk already. After a failure nothing will be
+        answered any more: clients are sent away at once."""
         self.stage = "stopping"
         failed = self.failure.done()
         if failed and self.listener is not None:
             await self.listener.stop(0)
         self.housekeeping.stop()
         self.transacting.stop()
-        if self._admin is not None:
-            await self._admin.stop()
         if self.driver is not None and not self.driver.stopped and self.meta is not None:
             await self.housekeeping.hand_over()
+            if self.listener is not None and self.listener.connections:
+                # Clients that are told the new leader go on at once; those whose connection breaks wait for a second before they ask.
+                await asyncio.sleep(FAREWELL_S)
+        if self._admin is not None:
+            await self._admin.stop()
         if self.listener is not None:
             await self.listener.stop(0 if failed else STOP_GRACE_MS)
             await self.dispatcher.stop()

@@ -52,7 +52,7 @@ async def handle(services: Services, request: Request, body: CreatePartitionsReq
             answers[name].error_code = result.error
             answers[name].error_message = (result.message or result.error.name) if result.error else None
         if not body.validate_only:
-            grown = [topic for (name, _, _), result in zip(good, results, strict=True) if not result.error and (topic := services.topic(name))]
+            grown = [one for (name, _, _), result in zip(good, results, strict=True) if not result.error and (one := services.topic(name))]
             await wait_for_leaders(services.broker, grown, body.timeout_ms)
     return CreatePartitionsResponse(results=list(answers.values()))
 
