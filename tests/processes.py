@@ -83,6 +83,8 @@ class NodeProcess:
             **self.environment,
             **environment,
         }
+        # Without compiled files each start would compile everything, as no user's does.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "start"],
@@ -90,7 +92,7 @@ class NodeProcess:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **settings},
+                env={**inherited, **settings},
             )
 
     @property
