@@ -176,7 +176,7 @@ class Appender:
         except KafkaError as error:
             done(AppendResult(error.code, message=error.message))
             return
-        self._gate.ended(marker.producer_id)
+        self._gate.ended(marker.producer_id, marker.producer_epoch)
         known = self._producers.find(marker.producer_id)
         if (
             known is not None

@@ -2,7 +2,9 @@
 that the partition takes part, or else no marker would ever end it here.
 
 Leader only. A producer's requests wait in the order of their arrival while the coordinator is asked; afterwards, and while the transaction is open
-here, they pass at once. A marker invalidates what was verified before it, because it may have ended the very transaction that was asked about.
+here, they pass at once. A marker invalidates what was verified before it when it may have ended the very transaction that was asked about: one of a
+newer epoch always, one of the same epoch only if transactions share epochs. With the epoch bump, the marker of the transaction before carries the
+epoch of the next, whose first batches may be here already; they are confirmed only when the one before is complete.
 """
 
 from __future__ import annotations
@@ -38,13 +40,15 @@ Then = Callable[[ErrorCode, str, "Verification | None"], None]
 
 
 class Verification:
-    """What the coordinator has confirmed, or is being asked. `valid` until a marker of the producer comes, or leadership goes."""
+    """What the coordinator has confirmed, or is being asked. `valid` until a marker ends it, or leadership goes. `bumped`: the producer has a new
+    epoch in each transaction."""
 
-    __slots__ = ("epoch", "producer_id", "valid", "waiting")
+    __slots__ = ("bumped", "epoch", "producer_id", "valid", "waiting")
 
-    def __init__(self, producer_id: int, epoch: int) -> None:
+    def __init__(self, producer_id: int, epoch: int, bumped: bool) -> None:
         self.producer_id = producer_id
         self.epoch = epoch
+        self.bumped = bumped
         self.valid = True
         self.waiting: list[Then] | None = []  # None once answered
 
@@ -80,12 +84,12 @@ class TransactionGate:
         elif self._verify is None:
             then(ErrorCode.INVALID_TXN_STATE, "the batch belongs to a transaction that is not open on this partition", None)
         else:
-            self.ended(producer_id)
-            verification = self._known[producer_id] = Verification(producer_id, epoch)
+            self._drop(producer_id)
+            verification = self._known[producer_id] = Verification(producer_id, epoch, add)
             if verification.waiting is not None:
                 verification.waiting.append(then)
             while len(self._known) > MAX_VERIFICATIONS:
-                self.ended(next(iter(self._known)))
+                self._drop(next(iter(self._known)))
             question = TransactionQuestion(transactional_id, producer_id, epoch, self._topic, self._index, add)
             self._verify(question, partial(self._answered, verification))
 
@@ -105,8 +109,13 @@ class TransactionGate:
         known = self._known.get(producer_id)
         return known is not None and known.epoch == epoch and known.waiting is None
 
-    def ended(self, producer_id: int) -> None:
+    def ended(self, producer_id: int, marker_epoch: int) -> None:
         """A marker of the producer is appended."""
+        verification = self._known.get(producer_id)
+        if verification is not None and (marker_epoch > verification.epoch or not verification.bumped):
+            self._drop(producer_id)
+
+    def _drop(self, producer_id: int) -> None:
         verification = self._known.pop(producer_id, None)
         if verification is not None:
             verification.valid = False

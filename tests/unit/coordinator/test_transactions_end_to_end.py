@@ -50,6 +50,19 @@ def test_transfers_are_whole_under_faults(seed: int) -> None:
     assert client.committed
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_without_faults_every_commit_succeeds(seed: int) -> None:
+    world = World(seed, bumps=bool(seed & 1), loss=0)
+    client = Client(world)
+    client.init()
+    for number in range(20):
+        client.transfer(f"t{number}", commit=number % 4 != 3)
+    world.heal()
+    world.check()
+    client.check()
+    assert len(client.committed) == 15 and client.unknown == []
+
+
 def caught(seeds: int = SEEDS) -> bool:
     """Whether any seed notices."""
     for seed in range(seeds):
@@ -144,7 +157,11 @@ def test_the_epoch_bump_keeps_a_late_write_out_of_the_next_transaction() -> None
 
 def test_mutant_no_epoch_bump(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_module, "VERSION_EPOCH_BUMP", 99)
-    assert late_write(World(1, bumps=True, loss=0)) == ["late"], "the test sees what the bump prevents"
+    try:
+        visible = late_write(World(1, bumps=True, loss=0))
+    except AssertionError:
+        return  # a transaction hangs: noticed, too
+    assert visible == ["late"], "the test sees what the bump prevents"
 
 
 def test_every_step_of_a_commit_survives_the_loss_of_its_leader() -> None:

@@ -223,6 +223,21 @@ def test_a_marker_invalidates_what_was_verified_before(leader: Verified) -> None
     assert len(leader.questions) == 2
 
 
+def test_with_epoch_bumps_the_next_transaction_may_begin_before_the_marker_of_the_last(leader: Verified) -> None:
+    """KIP-890 part 2: that marker carries the epoch of the next; only a newer one can have ended the next itself."""
+    leader.write(transactional(0, epoch=0))
+    leader.instant = None
+    early = leader.send(transactional(0, epoch=1), add=True)
+    leader.mark(True, epoch=1)
+    leader.questions[0][1](ErrorCode.NONE, "")
+    leader.settle()
+    assert (early[0].error, early[0].base_offset) == (ErrorCode.NONE, 2)
+    late = leader.send(transactional(0, producer_id=8, epoch=1), add=True)
+    leader.mark(False, 8, epoch=2)
+    leader.questions[1][1](ErrorCode.NONE, "")
+    assert late[0].error is ErrorCode.INVALID_TXN_STATE
+
+
 def test_a_batch_without_verification_is_refused(leader: Verified) -> None:
     assert leader.append(transactional(0))[0].error is ErrorCode.INVALID_TXN_STATE
     plain = Replica()
