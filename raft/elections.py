@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("chronik_raft")
 
+HURRIED_CAMPAIGNS = 10
+"""Campaigns in a row that need not wait for the full time-out; without a quorum more of them would only fill the log."""
+
 
 class Elections:
     """Timers and followers of one driver. Invariant: a group that follows a peer (`RaftGroup.followed`) has no armed election timer."""
@@ -38,6 +41,7 @@ class Elections:
     def follow(self, group: RaftGroup, peer: Peer) -> None:
         """From now on the peer's beats keep this group's election timer quiet."""
         group.followed = peer
+        group.campaigns = 0
         peer.following.add(group.group_id)
         self._adopt(group)
         self.timers.disarm(group, TimerKind.ELECTION)
@@ -120,7 +124,7 @@ class Elections:
         low, high = timing.election_timeout_min, timing.election_timeout_max
         if len(core.membership.electorate) == 1:
             low, high = 5, 15  # nobody to wait for
-        elif (group.fresh and group.preferred) or (orphaned_by is not None and orphaned_by.refused):
+        elif group.campaigns < HURRIED_CAMPAIGNS and ((group.fresh and group.preferred) or (orphaned_by is not None and orphaned_by.refused)):
             low, high = timing.refused_timeout_min, timing.refused_timeout_max
         self.timers.arm(group, TimerKind.ELECTION, self.clock.now_ms() + self.random.randrange(low, high))
 
@@ -155,6 +159,7 @@ class Elections:
         if group.followed is not None or core.role == Role.LEADER or not core.may_campaign() or group.log.quarantined:
             return
         telling.election_timeout(group)
+        group.campaigns += 1
         core.campaign()
         self.arm(group)
         self.driver.touch(group)
@@ -164,6 +169,7 @@ class Elections:
     def became_leader(self, group: RaftGroup) -> None:
         self.unfollow(group)
         self._adopt(group)
+        group.campaigns = 0
         group.fresh = False
         group.contact_ms = NEVER
         self.timers.disarm(group, TimerKind.ELECTION)

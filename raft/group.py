@@ -35,6 +35,7 @@ class RaftGroup:
     __slots__ = (
         "applied_index",
         "at_end",
+        "campaigns",
         "contact_ms",
         "core",
         "dirty",
@@ -70,6 +71,7 @@ class RaftGroup:
         self.serving = False
         self.dirty = False
         self.eager_commit = False  # followers are told of a commit at once, not with the next beat
+        self.campaigns = 0  # since a leader was known
         self.preferred = False  # campaign without waiting when the group is new
         self.fresh = log_.last_index == 0 and log_.hard_state.term == 0
         self.followed: Peer | None = None  # whose beats keep our election timer quiet
