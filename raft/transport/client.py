@@ -99,7 +99,8 @@ class PeerLink:
         text = "ConnectionRefused" if trouble == "refused" else trouble
         if text != self._complaint:
             self._complaint = text
-            logger.info("node %d at %s unreachable, lane=%s: %s; trying again", self._peer, self._address, self._lane.name.lower(), text)
+            if self._lane == Lane.CONTROL:  # the other lane would say the same
+                logger.info("node %d at %s unreachable: %s; trying again", self._peer, self._address, text)
 
     async def _dial(self) -> str:
         """Open a session and serve it to its end: "" when there was one, otherwise why there was none."""

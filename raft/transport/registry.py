@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from raft.api import NetworkHandler
+from raft.api import Lane, NetworkHandler
 from raft.transport.options import Identity
 from raft.transport.session import Session
 
 logger = logging.getLogger("chronik_raft")
 
 _DIRECTION = {True: "to", False: "from"}
+_LEVEL = {Lane.CONTROL: logging.INFO, Lane.DATA: logging.DEBUG}  # both lanes go the same way: one line is enough for a user
 
 
 class Registry:
@@ -89,7 +90,8 @@ class Registry:
         if self.handler is not None:
             session.on_ready = self.handler.on_ready
         self._refused.pop(session.peer, None)
-        logger.info(
+        logger.log(
+            _LEVEL[session.lane],
             "session %s node %d open, lane=%s, incarnation=%d",
             _DIRECTION[session.outgoing],
             session.peer,
@@ -110,7 +112,8 @@ class Registry:
         if self.stopping:
             return
         suffix = "; the peer's process is gone" if refused else ""
-        logger.info("session %s node %d lost, lane=%s: %s%s", _DIRECTION[session.outgoing], session.peer, session.lane.name.lower(), reason, suffix)
+        lane = session.lane.name.lower()
+        logger.log(_LEVEL[session.lane], "session %s node %d lost, lane=%s: %s%s", _DIRECTION[session.outgoing], session.peer, lane, reason, suffix)
         if self.handler is not None:
             self.handler.on_session_lost(session.peer, session.lane, session.outgoing, refused)
 
