@@ -238,6 +238,7 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help="comma-separated: leader, follower, majority, all, stop")
     parser.add_argument("--dir", help="keep the data here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no node is left behind
     kinds = tuple(k for k in options.kinds.split(",") if k)
     if options.dir:
         return 1 if run(options.cycles, options.seed, options.rate, Path(options.dir), kinds=kinds) else 0

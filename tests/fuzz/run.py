@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -92,6 +93,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no node is left behind
     with tempfile.TemporaryDirectory() as directory, ProcessCluster(Path(directory), 1) as cluster:
         make_topic(cluster, "events", 2, 1)
         found = fuzz(cluster, options.frames, options.seed)
