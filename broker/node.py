@@ -277,8 +277,8 @@ class Node:
                 self.listener.max_connections = _number(self.settings, "max.connections", 2**31 - 1)
 
     def _warn_of_settings(self, old: MetadataImage, image: MetadataImage) -> None:
-        """Once for each setting that is stored and does not act."""
-        changed = [topic for name, topic in image.topics.items() if topic.configs and old.topics.get(name) is not topic]
+        """Once for each setting that a user has stored and that does not act."""
+        changed = [t for name, t in image.topics.items() if t.configs and old.topics.get(name) is not t and not name.startswith("__")]
         stored = {name for topic in changed for name in without_effect(topic.configs, TOPIC_SETTINGS)}
         for configs in image.broker_configs.values():
             stored.update(without_effect(configs, BROKER_SETTINGS))
