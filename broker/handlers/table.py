@@ -19,8 +19,6 @@ from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, SettingDefinition
 FILE = Path(__file__).resolve().parents[2] / "docs" / "kafka-apis.md"
 
 _INTERNAL = "between Kafka's own nodes; ours talk Raft over gRPC"
-_GROUPS = "consumer groups, classic protocol: not yet"
-_TRANSACTIONS = "transactions: not yet"
 _SECURITY = "security comes later; until it does, everybody may do everything"
 _TELEMETRY = "clients start pushing metrics as soon as they see it"
 _NEXT_GROUPS = "the new group protocol (KIP-848) comes later; clients use the classic one"
@@ -31,8 +29,6 @@ _HISTORY = re.compile(r"\. (?=v\d)")
 """What each version added follows the first sentence."""
 
 REASONS: dict[int, str] = {
-    **dict.fromkeys((8, 9, 10, 11, 12, 13, 14, 15, 16, 42, 47), _GROUPS),
-    **dict.fromkeys((24, 25, 26, 27, 28, 61, 65, 66), _TRANSACTIONS),
     **dict.fromkeys((17, 29, 30, 31, 36, 38, 39, 40, 41, 48, 49, 50, 51), _SECURITY),
     **dict.fromkeys((4, 5, 6, 7, 52, 53, 54, 56, 58, 59, 62, 63, 67, 70, 73, 82, 83, 84, 85, 86, 87), _INTERNAL),
     **dict.fromkeys((71, 72), _TELEMETRY),
@@ -53,7 +49,8 @@ def render() -> str:
         "# Kafka APIs",
         "",
         "Written by `python -m broker.handlers.table` from the handlers and the definitions of the settings: do not edit.",
-        "ApiVersions advertises exactly the first table. How each API behaves stands at the head of its file in `broker/handlers/`.",
+        "ApiVersions advertises exactly the first table. How each API behaves stands at the head of its file in `broker/handlers/`. Produce is",
+        "advertised from version 0, because librdkafka needs it (KAFKA-18659); its versions 0-2 are refused.",
         "",
         "## Served",
         "| key | API | versions | flexible from | what it does |",

@@ -176,7 +176,7 @@ _REPLICATION = (
 _FETCH_AND_PRODUCERS = (
     _static("fetch.max.bytes", _T.INT, "57671680", "Largest answer to a fetch, in bytes.", Range(1024), acts=True),
     _static("max.incremental.fetch.session.cache.slots", _T.INT, "1000", "Fetch sessions kept at one time (KIP-227).", _NOT_NEGATIVE, acts=True),
-    _static("max.request.partition.size.limit", _T.INT, "2000", "Partitions in one answer of DescribeTopicPartitions.", _POSITIVE),
+    _static("max.request.partition.size.limit", _T.INT, "2000", "Partitions in one answer of DescribeTopicPartitions.", _POSITIVE, acts=True),
     _dynamic(
         "producer.id.expiration.ms", _T.INT, "86400000", "A producer that has written nothing for this long is forgotten.", _POSITIVE, acts=True
     ),
