@@ -117,7 +117,7 @@ class MetadataHandler:
         if body.topics is None or (version == 0 and not body.topics):
             topics = [self._describe(topic, topic_operations) for topic in image.topics.values() if topic.name != META_TOPIC]
         else:
-            topics = [self._asked(asked, errors, topic_operations) for asked in _distinct(body.topics)]
+            topics = [self._asked(asked, version, errors, topic_operations) for asked in _distinct(body.topics)]
         brokers = []
         for one in image.brokers.values():
             host, port = services.address(one, request)
@@ -131,8 +131,10 @@ class MetadataHandler:
             cluster_authorized_operations=_CLUSTER_OPERATIONS if body.include_cluster_authorized_operations else -(2**31),
         )
 
-    def _asked(self, asked: MetadataRequestTopic, errors: dict[str, ErrorCode], operations: int) -> MetadataResponseTopic:
+    def _asked(self, asked: MetadataRequestTopic, version: int, errors: dict[str, ErrorCode], operations: int) -> MetadataResponseTopic:
         if asked.name is None:
+            if version < 12:  # ids are in the request, but asking by them came later; an answer without a name can not be written
+                return MetadataResponseTopic(error_code=ErrorCode.INVALID_REQUEST, name="", topic_id=asked.topic_id)
             topic = self._services.topic(asked.topic_id)
             if topic is None:
                 return MetadataResponseTopic(error_code=ErrorCode.UNKNOWN_TOPIC_ID, name=None, topic_id=asked.topic_id)

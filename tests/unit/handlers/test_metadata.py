@@ -29,6 +29,13 @@ def ask(*names: str | None, **fields: object) -> MetadataRequest:
     return MetadataRequest(topics=[MetadataRequestTopic(name=name) for name in names], **fields)
 
 
+@pytest.mark.parametrize("version", [10, 11])
+def test_ids_before_their_time_are_refused(world: World, version: int) -> None:
+    asked = MetadataRequest(topics=[MetadataRequestTopic(name=None, topic_id=ID), MetadataRequestTopic(name=None, topic_id=bytes(15) + b"x")])
+    response = world.client().call(asked, MetadataResponse, version)
+    assert [(topic.name, topic.error_code) for topic in response.topics] == [("", ErrorCode.INVALID_REQUEST)] * 2
+
+
 @pytest.mark.parametrize("version", range(14))
 def test_all_topics(world: World, version: int) -> None:
     request = MetadataRequest(topics=[] if version == 0 else None)
