@@ -21,7 +21,7 @@ from broker.partition.reading import Cursors, gather
 from broker.partition.state import LogStart, PartitionState, StateEncoder, decode_command, decode_state, empty_state
 from broker.partition.verification import Then, TransactionGate, Verification, produce_error
 from broker.partition.waiters import FetchWaiters
-from broker.records.batch import CONTROL_BIT, HEADER_BYTES, TRANSACTIONAL_BIT, producer_of, stored_batches
+from broker.records.batch import ATTRIBUTES_POSITION, CONTROL_BIT, HEADER_BYTES, TRANSACTIONAL_BIT, producer_of, stored_batches
 from broker.records.control import Marker, MarkerEnd, markers_of
 from raft.api import Group, Proposal
 from wal.api import AppliedState, ReadJob
@@ -305,16 +305,19 @@ class Partition:
 
         `add`: the partition becomes part of the transaction if it is not (Produce v12 and later).
         """
-        if len(records) < HEADER_BYTES or not (self._appender.leading and self._group.serving):
+        size = len(records)
+        if size < HEADER_BYTES or not records[ATTRIBUTES_POSITION + 1] & TRANSACTIONAL_BIT or not (self._appender.leading and self._group.serving):
             self._appender.append(records, acks, done)
             return
 
         def then(error: ErrorCode, message: str, verification: Verification | None) -> None:
+            self._context.pending_bytes_changed(-size)
             if error:
                 done(AppendResult(produce_error(error, add), message=message))
             else:
                 self._appender.append(records, acks, done, verification)
 
+        self._context.pending_bytes_changed(size)  # what waits for a coordinator is counted with what waits for the log
         self._gate.enter(transactional_id, producer_of(records), add, then)
 
     def enter_transaction(self, transactional_id: str, producer: tuple[int, int], add: bool, then: Then) -> None:

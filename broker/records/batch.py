@@ -27,6 +27,7 @@ HEADER_BYTES = 61
 MIN_RECORD_BYTES = 7  # length, attributes, timestamp delta, offset delta, key length, value length, header count: one byte each
 MAGIC = 2
 MAGIC_POSITION = 16
+ATTRIBUTES_POSITION = 21
 MAX_SEQUENCE = 0x7FFFFFFF
 NO_PRODUCER_ID = -1
 NO_TIMESTAMP = -1

@@ -14,6 +14,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from broker.coordinator.shards import partition_for
+from broker.records.batch import TRANSACTIONAL_BIT
+from broker.records.builder import build_batch
+from broker.records.reader import Record
 from tests.processes import ProcessCluster, wait_until
 
 COORDINATORS = 3
@@ -461,6 +464,58 @@ def test_admin_sees_transactions(cluster: ProcessCluster, admin: AdminClient) ->
     assert listed.unknown_state_filters == ["Odd"]
     assert name in [one.transactional_id for one in listed.transaction_states]
     producer.abort_transaction(20)
+
+
+def test_transaction_version_2_on_the_wire(cluster: ProcessCluster, admin: AdminClient) -> None:
+    """KIP-890 as Java's clients do it: no AddPartitionsToTxn, the end bumps the epoch, TxnOffsetCommit adds the offsets' partition."""
+    from broker.protocol._generated.end_txn import EndTxnRequest, EndTxnResponse
+    from broker.protocol._generated.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
+    from broker.protocol._generated.produce import PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData
+    from broker.protocol._generated.txn_offset_commit import (
+        TxnOffsetCommitRequest,
+        TxnOffsetCommitRequestPartition,
+        TxnOffsetCommitRequestTopic,
+        TxnOffsetCommitResponse,
+    )
+
+    topic, name, group = make_topic(admin, "version-2"), "version-2", "group-v2"
+    transactional(cluster, name)  # makes the coordinators' topic
+    plain = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": group, "enable.auto.commit": False})
+    plain.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
+    coordinator = cluster.nodes[coordinator_of(cluster, name)].kafka
+    leader = cluster.nodes[cluster.partition_leader(topic)].kafka
+    groups = cluster.nodes[cluster.partition_leader("__consumer_offsets", partition_for(group, COORDINATORS))].kafka
+
+    def produce(producer_id: int, epoch: int, value: bytes) -> int:
+        records = build_batch([Record(0, 1_700_000_000_000, None, value)], producer=(producer_id, epoch, 0), attributes=TRANSACTIONAL_BIT)
+        data = [TopicProduceData(name=topic, partition_data=[PartitionProduceData(index=0, records=bytes(records))])]
+        request = ProduceRequest(transactional_id=name, acks=-1, timeout_ms=20_000, topic_data=data)
+        return int(ask(leader, 0, request, ProduceResponse, 12).responses[0].partition_responses[0].error_code)
+
+    def commit_offset(producer_id: int, epoch: int, offset: int) -> int:
+        topics = [TxnOffsetCommitRequestTopic(name=topic, partitions=[TxnOffsetCommitRequestPartition(partition_index=0, committed_offset=offset)])]
+        request = TxnOffsetCommitRequest(transactional_id=name, group_id=group, producer_id=producer_id, producer_epoch=epoch, topics=topics)
+        return int(ask(groups, 28, request, TxnOffsetCommitResponse, 5).topics[0].partitions[0].error_code)
+
+    def end(producer_id: int, epoch: int, commit: bool) -> tuple[int, int, int]:
+        request = EndTxnRequest(transactional_id=name, producer_id=producer_id, producer_epoch=epoch, committed=commit)
+        answer = ask(coordinator, 26, request, EndTxnResponse, 5)
+        return answer.error_code, answer.producer_id, answer.producer_epoch
+
+    given = ask(coordinator, 22, InitProducerIdRequest(transactional_id=name, transaction_timeout_ms=30_000), InitProducerIdResponse, 5)
+    producer_id, epoch = given.producer_id, given.producer_epoch
+    for number in range(5):
+        assert produce(producer_id, epoch, f"{number}".encode()) == 0
+        assert commit_offset(producer_id, epoch, 10 + number) == 0
+        assert end(producer_id, epoch, number % 2 == 0) == (0, producer_id, epoch + 1)
+        assert end(producer_id, epoch, number % 2 == 0)[0] in (0, 51), "a repetition"
+        epoch += 1
+        assert produce(producer_id, epoch - 1, b"late") in (47, 90), "fenced by the marker, or by the coordinator before it"
+    assert end(producer_id, epoch, False) == (0, producer_id, epoch + 1), "an abort of nothing bumps, too"
+    no_transaction_hangs(cluster, topic, 1)
+    assert values(read_all(cluster, topic, 1)) == ["0", "2", "4"]
+    assert plain.committed([TopicPartition(topic, 0)], 20)[0].offset == 14
+    plain.close()
 
 
 def ask(port: int, key: int, request: Any, response: Any, version: int) -> Any:

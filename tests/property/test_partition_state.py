@@ -61,10 +61,11 @@ def run(steps: list[tuple[str, int, int]], first_sequence: int) -> Replica:
             sequences[first] = (sequences[first] + second) & MAX_SEQUENCE
         elif kind == "marker":
             epochs[first] += second & 1  # with and without the epoch bump of KIP-890
-            sequences[first] = 0 if second & 1 else sequences[first]
             replica.partition.append_marker(Marker(first, epochs[first], term, second >= 2), lambda result: None)
             replica.collect()
             replica.commit()
+            if not replica.partition.producers.applied[first].batches:
+                sequences[first] = 0  # a new epoch, or one of which only the marker is known
         elif kind == "election":
             term += 2
             replica.depose(term - 1)

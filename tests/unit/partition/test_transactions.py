@@ -252,6 +252,22 @@ def test_a_plain_batch_inside_a_transaction_is_refused(leader: Verified) -> None
     assert leader.append(idempotent(1))[0].error is ErrorCode.INVALID_TXN_STATE
 
 
+def test_what_waits_for_verification_is_counted(leader: Verified) -> None:
+    leader.instant = None
+    before = leader.pending_told
+    leader.send(transactional(0))
+    assert leader.pending_told == before + len(transactional(0))
+    leader.questions[0][1](ErrorCode.COORDINATOR_NOT_AVAILABLE, "")
+    assert leader.pending_told == before
+
+
+def test_a_plain_batch_in_a_request_with_a_transactional_id_is_not_verified(leader: Verified) -> None:
+    leader.instant = ErrorCode.INVALID_PRODUCER_ID_MAPPING
+    answers = leader.send(batch())
+    leader.settle()
+    assert answers[0].error is ErrorCode.NONE
+
+
 def test_who_waits_for_verification_is_told_of_lost_leadership(leader: Verified) -> None:
     leader.instant = None
     waiting = leader.send(transactional(0))
