@@ -170,48 +170,96 @@ def test_command_line_of_kafka_python(cluster: ProcessCluster) -> None:
     assert "retention.ms" in run("configs", "describe", "-r", "topic", "-n", "from-cli")
 
 
+def moves(cluster: ProcessCluster) -> Any:
+    """The moves in progress, asked by a fresh client: an old one keeps to the controller that it knows, even if that was killed."""
+    client = KafkaAdminClient(bootstrap_servers=cluster.bootstrap.split(","))
+    try:
+        return client.list_partition_reassignments()
+    finally:
+        client.close()
+
+
+class Load:
+    """A producer that writes to two partitions of a topic until it is stopped, and remembers what was acknowledged. Use as a context manager."""
+
+    def __init__(self, cluster: ProcessCluster, topic: str) -> None:
+        self.acked: list[tuple[int, bytes]] = []
+        self.failed: list[str] = []
+        self._topic = topic
+        self._stop = threading.Event()
+        self._producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", "enable.idempotence": True, **QUIET})
+        self._thread = threading.Thread(target=self._run)
+
+    def _told(self, error: Any, message: Any) -> None:
+        if error is None:
+            self.acked.append((message.partition(), message.value()))
+        else:
+            self.failed.append(str(error))
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            if len(self._producer) < 5_000:
+                self._producer.produce(self._topic, b"%d" % number, partition=number % 2, on_delivery=self._told)
+                number += 1
+            self._producer.poll(0.001)
+        self._producer.flush(60)
+
+    def wait_for_more(self, count: int) -> None:
+        wanted = len(self.acked) + count
+        wait_until(f"{count} more records", lambda: len(self.acked) >= wanted)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
 def test_a_partition_moves_to_other_nodes_under_load(cluster: ProcessCluster, admin: AdminClient, kafka_admin: Any) -> None:
     topic = make_topic(admin, "moving", [[1, 2, 3], [2, 3, 1]])
-    write(cluster, topic, [b"before %d" % number for number in range(3000)], 0)
-    acked: list[tuple[int, bytes]] = [(0, b"before %d" % number) for number in range(3000)]
-    failed: list[str] = []
-    stop = threading.Event()
-
-    def load() -> None:
-        producer = Producer({"bootstrap.servers": cluster.bootstrap, "acks": "all", "enable.idempotence": True, **QUIET})
-
-        def told(error: Any, message: Any) -> None:
-            if error is None:
-                acked.append((message.partition(), message.value()))
-            else:
-                failed.append(str(error))
-
-        number = 0
-        while not stop.is_set():
-            producer.produce(topic, b"%d" % number, partition=number % 2, on_delivery=told)
-            number += 1
-            producer.poll(0.001)
-        producer.flush(60)
-
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
-        wait_until("load", lambda: len(acked) > 3500)
+    before = [b"before %d" % number for number in range(3000)]
+    write(cluster, topic, before, 0)
+    with Load(cluster, topic) as load:
+        load.wait_for_more(500)
         kafka_admin.alter_partition_reassignments({Place(topic, 0): [2, 3, 4], Place(topic, 1): [4, 3, 2]})
         moving = kafka_admin.list_partition_reassignments()
         assert moving[Place(topic, 0)] == {"replicas": [2, 3, 4, 1], "adding_replicas": [4], "removing_replicas": [1]}
         wait_until("the end of the move", lambda: not kafka_admin.list_partition_reassignments())
-        after = len(acked)
-        wait_until("load behind the move", lambda: len(acked) > after + 500)
-    finally:
-        stop.set()
-        thread.join()
-    assert failed == []
+        load.wait_for_more(500)
+    assert load.failed == []
     partitions = {one["partition_index"]: one for one in kafka_admin.describe_topics([topic])[0]["partitions"]}
     assert [partitions[index]["replica_nodes"] for index in (0, 1)] == [[2, 3, 4], [4, 3, 2]]
     assert all(set(one["isr_nodes"]) == {2, 3, 4} for one in partitions.values())
+    acked = load.acked + [(0, value) for value in before]
     found = read_all(cluster, topic, 2, len(acked))
     assert sorted((partition, value) for partition, _, value in found) == sorted(acked)  # nothing lost, nothing twice
+    files = cluster.nodes[1].directory / "data" / "wal" / topic
+    wait_until("the old replicas' files to go", lambda: not any(files.glob("wal_*")))
+
+
+def test_a_move_goes_on_when_nodes_are_killed(cluster: ProcessCluster, admin: AdminClient, kafka_admin: Any) -> None:
+    topic = make_topic(admin, "interrupted", [[1, 2, 3], [1, 2, 3]])
+    write(cluster, topic, [b"x" * 1000] * 5000, 0)
+    with Load(cluster, topic) as load:
+        load.wait_for_more(300)
+        kafka_admin.alter_partition_reassignments({Place(topic, 0): [4, 2, 3], Place(topic, 1): [4, 2, 3]})
+        cluster.nodes[4].kill()  # the one that is to come
+        load.wait_for_more(300)
+        cluster.nodes[4].start()
+        wait_until("the first step", lambda: "reassignment: broker 4 begins to follow" in cluster.nodes[1].log.read_text())
+        cluster.nodes[1].kill()  # the one that leads, and is to go
+        load.wait_for_more(300)
+        wait_until("the end of the move", lambda: not moves(cluster))
+        cluster.nodes[1].start()
+        cluster.wait_ready()
+        load.wait_for_more(300)
+    assert load.failed == []
+    acked = load.acked + [(0, b"x" * 1000)] * 5000
+    found = read_all(cluster, topic, 2, len(acked))
+    assert sorted((partition, value) for partition, _, value in found) == sorted(acked)
     files = cluster.nodes[1].directory / "data" / "wal" / topic
     wait_until("the old replicas' files to go", lambda: not any(files.glob("wal_*")))
 
