@@ -77,7 +77,7 @@ class Replicas:
         return self.by_name.get((topic, partition))
 
     def get_by_id(self, topic_id: bytes, partition: int) -> Partition | None:
-        return self.by_id.get(GroupId(topic_id + partition.to_bytes(4, "big")))
+        return self.by_id.get(GroupId(topic_id + partition.to_bytes(4, "big", signed=True)))  # a client may ask for any number
 
     # -- life -----------------------------------------------------------------------------------------------------
 
