@@ -56,7 +56,8 @@ def _ignore(transaction: Transaction) -> None:
 
 
 class TransactionMachine:
-    """Fulfils `broker.coordinator.runtime.Machine`. Invariant: `transactions` and `_values` (the stored bytes) have the same keys.
+    """Fulfils `broker.coordinator.runtime.Machine`. Invariant: `transactions` and `_values` (the stored bytes) have the same keys, in the order
+    in which the log named them first, so that equal states have equal bytes on all replicas.
 
     While leading, `changed` is told of each transaction that the log changed; at the beginning of a term, of all that are not at rest.
     """
@@ -103,7 +104,7 @@ class TransactionMachine:
 
     def capture(self) -> bytes:
         if self._captured is None:
-            self._captured = msgspec.msgpack.encode(sorted(self._values.items()))
+            self._captured = msgspec.msgpack.encode(list(self._values.items()))
         return self._captured
 
     def restore(self, data: bytes) -> None:
