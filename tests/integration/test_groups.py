@@ -518,3 +518,23 @@ def test_tools_can_read_the_topic(cluster: ProcessCluster, admin: AdminClient, t
     key = b"\x00\x01" + len(group).to_bytes(2, "big") + group + len(topic).to_bytes(2, "big") + topic.encode() + (3).to_bytes(4, "big")
     assert found[0].key() == key
     assert found[0].value()[:10] == b"\x00\x03" + (42).to_bytes(8, "big")
+
+
+def test_everything_is_there_after_all_nodes_were_killed(cluster: ProcessCluster, admin: AdminClient, topic: str) -> None:
+    """Members outlive it too: they keep their generation, because nobody's session ended while there was no coordinator."""
+    members = Members(cluster, "all-killed", topic, session_timeout_ms=45_000)
+    for number in (1, 2):
+        members.start(number)
+    members.wait_balanced(3, 3)
+    members.wait_seen(RECORDS)
+    before = {number: set(mine) for number, mine in members.owned.items()}
+    for node in cluster.nodes.values():
+        node.kill()
+    for node in cluster.nodes.values():
+        node.start()
+    cluster.wait_ready()
+    produce(cluster, topic, range(RECORDS, 2 * RECORDS))
+    members.wait_seen(2 * RECORDS)
+    assert members.owned == before
+    members.stop()
+    assert committed(cluster, "all-killed", topic) == dict.fromkeys(range(PARTITIONS), 2 * RECORDS // PARTITIONS)
