@@ -272,6 +272,7 @@ class Driver:
             self._serve_reads(group)
         if core.snapshots:
             wanted, core.snapshots = core.snapshots, []
+            self._unsettled[group.group_id] = group  # whatever gets lost on the way of a snapshot is found out by asking again
             for request in wanted:
                 self.events.on_snapshot_needed(group, request.peer, request.index, request.term)
 
@@ -395,6 +396,8 @@ class Driver:
             if error is not None:
                 log.error("%s: reading entries for node %d failed: %s", group.name, node_of(replica), error)
                 self.quarantine(group, error)
+            if error is not None or not job.entries:
+                self._unsettled[group.group_id] = group
             group.core.entries_read(replica, [] if error is not None else job.entries)
             self.touch(group)
 

@@ -95,6 +95,10 @@ def need_snapshot(core: CoreState, progress: Progress) -> None:
 def on_append_refused(core: CoreState, progress: Progress, message: Message) -> None:
     """The member does not hold the previous entry: go back to where the logs can agree, whole terms at a time (end of 5.3)."""
     if progress.is_stale_reject(message.index):
+        if progress.snapshot_delivered and progress.state is SNAPSHOT and message.hint_index >= progress.snapshot_index:
+            # The snapshot is installed and its status was lost; what comes behind it may be trimmed here meanwhile.
+            progress.become_probe(min(message.hint_index, core.log.last_index) + 1)
+            send_appends(core, progress)
         return
     progress.become_probe(min(message.index, next_to_try(core, message.hint_index, message.log_term)))
     send_appends(core, progress)

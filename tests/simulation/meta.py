@@ -29,12 +29,26 @@ RETRY_US = 60_000
 TIMEOUT_US = 1_500_000
 
 
+class CountingMachine(MetadataMachine):
+    """Counts installs."""
+
+    __slots__ = ("_cluster",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def install(self, index: int, data: bytes) -> None:
+        super().install(index, data)
+        self._cluster.counts["snapshot_installed"] += 1
+
+
 class MetaReplica:
     """`__meta` in one process. Stands in for the parts of `broker.node.Node` that MetaGroup uses."""
 
     def __init__(self, node: SimNode) -> None:
         self.sim = node
-        self.machine = MetadataMachine()
+        self.machine = CountingMachine(node.cluster)
         storage = SimpleNamespace(snapshot_dir=SNAPSHOT_DIRECTORY, snapshot_compression="none")
         raft = SimpleNamespace(snapshot_log_size_threshold=SNAPSHOT_ENTRIES, log_compaction_threshold=KEPT_ENTRIES)
         surroundings: Any = SimpleNamespace(

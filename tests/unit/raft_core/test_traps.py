@@ -567,3 +567,34 @@ def test_trap_1_a_snapshot_of_a_term_not_heard_of_brings_its_term() -> None:
     assert isinstance(core.log, MemoryLog)
     again = RaftCore(1, core.log.crash(), LIMITS)
     assert (again.term, again.log.last_term, again.commit_index) == (5, 5, 4)
+
+
+def test_trap_14_a_member_behind_a_newer_trim_gets_another_snapshot_though_its_status_was_lost() -> None:
+    cluster = elected()
+    leader = cluster.core(1)
+    for number in range(6):
+        cluster.propose(1, b"%d" % number)
+    cluster.stabilize()
+    cluster.trim(1, 4)
+    progress = leader.progress[3]
+    progress.reset(2)
+    progress.become_snapshot(2)
+    leader.report_snapshot(3, True)
+    leader.messages.clear()
+    leader.snapshots.clear()
+    refused = leader.log.first_index - 1
+    leader.step(Message(MessageType.APPEND_RESPONSE, 3, 1, leader.term, refused, 1, reject=True, hint_index=2), False)
+    assert [(request.peer, request.index) for request in leader.snapshots] == [(3, refused)]
+
+
+def test_trap_14_a_refusal_while_the_snapshot_is_installed_changes_nothing() -> None:
+    cluster = elected()
+    leader = cluster.core(1)
+    cluster.propose(1, b"a", b"b")
+    cluster.stabilize()
+    progress = leader.progress[3]
+    progress.reset(2)
+    progress.become_snapshot(2)
+    leader.report_snapshot(3, True)
+    leader.step(Message(MessageType.APPEND_RESPONSE, 3, 1, leader.term, 2, 1, reject=True, hint_index=1), False)
+    assert progress.state == ProgressState.SNAPSHOT
