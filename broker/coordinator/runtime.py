@@ -147,7 +147,6 @@ class Shard:
     __slots__ = (
         "_clock",
         "_gathered",
-        "_gathered_bytes",
         "_leading",
         "_locks",
         "_log",
@@ -168,7 +167,6 @@ class Shard:
         self._leading = False
         self._locks: dict[str, _Lock] = {}
         self._gathered: deque[_Gathered] = deque()
-        self._gathered_bytes = 0
         self._out: list[_Gathered] = []
         self._waiting = 0
         self._scheduled = False
@@ -219,7 +217,7 @@ class Shard:
             never_written.extend(lock.queue)
         self._locks.clear()
         self._gathered.clear()
-        self._gathered_bytes = self._waiting = 0
+        self._waiting = 0
         self.machine.depose()
         for operation in never_written:
             operation.failed(KafkaError(ErrorCode.NOT_COORDINATOR, "this broker is not the coordinator any more; nothing was written"))
@@ -288,7 +286,6 @@ class Shard:
         lock.writing += 1
         lock.exclusive = not operation.shared or outcome.exclusive
         self._gathered.append(_Gathered(operation, outcome, size))
-        self._gathered_bytes += size
         self._maybe_append()
 
     def _drain(self, key: str, lock: _Lock) -> None:
@@ -318,7 +315,6 @@ class Shard:
             item = self._gathered.popleft()
             taken.append(item)
             size += item.size
-        self._gathered_bytes -= size
         self._out = taken
         log.append_prepared(self._batches(taken), self._appended)
 
