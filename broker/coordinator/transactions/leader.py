@@ -48,10 +48,9 @@ class Leader:
         for job in self._jobs.values():
             job.cancelled = True
         self._jobs.clear()
-        waiting, self._rested = self._rested, {}
-        for callbacks in waiting.values():
-            for callback in callbacks:
-                callback()
+        rested, self._rested = self._rested, {}
+        for waiting in rested.values():
+            _call_all(waiting)
 
     def _changed(self, transaction: Transaction) -> None:
         """The log has changed it, and we lead."""
@@ -66,8 +65,9 @@ class Leader:
             self._sender().begin(job)
         elif state in RESTING:
             self._jobs.pop(name, None)
-            for callback in self._rested.pop(name, ()):
-                callback()
+            waiting = self._rested.pop(name, None)
+            if waiting is not None:
+                _call_all(waiting)
 
     def _complete(self, transaction: Transaction) -> None:
         """Every partition has its marker."""
@@ -87,16 +87,15 @@ class Leader:
 
     def when_rested(self, transactional_id: str, limit_ms: int, then: Callable[[], None]) -> None:
         """Call `then` once, when the decision that is being carried out is complete, we do not lead any more, or after `limit_ms`."""
-        called = False
+        waiting = self._rested.setdefault(transactional_id, [])
+        waiting.append(then)
 
-        def once() -> None:
-            nonlocal called
-            if not called:
-                called = True
+        def time_limit() -> None:
+            if then in waiting:
+                waiting.remove(then)
                 then()
 
-        self._rested.setdefault(transactional_id, []).append(once)
-        self._clock.call_later(limit_ms, once)
+        self._clock.call_later(limit_ms, time_limit)
 
     def abort_old(self) -> None:
         """From a timer: abort the transactions whose time is up (transaction.timeout.ms of their producers)."""
@@ -114,6 +113,13 @@ class Leader:
         idle = [t.transactional_id for t in machine.transactions.values() if t.state in RESTING and t.updated_ms < idle_since_ms]
         for name in idle[:EXPIRED_AT_ONCE]:
             machine.shard.submit(name, partial(machine.expire, name, idle_since_ms), lambda done: None, partial(_told, name))
+
+
+def _call_all(waiting: list[Callable[[], None]]) -> None:
+    """Call and forget, so that no time limit calls again."""
+    called, waiting[:] = list(waiting), []
+    for then in called:
+        then()
 
 
 def _told(name: str, error: KafkaError) -> None:
