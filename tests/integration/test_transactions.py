@@ -444,6 +444,98 @@ def test_consume_transform_produce_exactly_once(cluster: ProcessCluster, admin: 
     assert values(read_all(cluster, target, partitions)) == sorted(str(number) for number in range(count))
 
 
+def test_aiokafka_copies_with_two_members(cluster: ProcessCluster, admin: AdminClient) -> None:
+    """aiokafka names no member and generation (KIP-447): while members come and go, a record may be copied by both, as with Kafka."""
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+    source, target, count = make_topic(admin, "source-aiokafka", 4), make_topic(admin, "target-aiokafka", 4), 200
+    fill(cluster, source, count, 4)
+    copied = [0]
+
+    async def member(number: int) -> None:
+        consumer = AIOKafkaConsumer(
+            source,
+            bootstrap_servers=cluster.bootstrap,
+            group_id="copy-aiokafka",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        producer = AIOKafkaProducer(bootstrap_servers=cluster.bootstrap, transactional_id=f"copy-aiokafka-{number}")
+        await consumer.start()
+        await producer.start()
+        try:
+            while copied[0] < count:
+                batch = await consumer.getmany(timeout_ms=300, max_records=15)
+                if not batch:
+                    continue
+                async with producer.transaction():
+                    for place, records in batch.items():
+                        for record in records:
+                            await producer.send(target, record.value, partition=place.partition)
+                    await producer.send_offsets_to_transaction({place: records[-1].offset + 1 for place, records in batch.items()}, "copy-aiokafka")
+                copied[0] += sum(len(records) for records in batch.values())
+        finally:
+            await consumer.stop()
+            await producer.stop()
+
+    async def run() -> None:
+        await asyncio.wait_for(asyncio.gather(*(member(number) for number in range(2))), 90)
+
+    asyncio.run(run())
+    no_transaction_hangs(cluster, target, 4)
+    assert set(values(read_all(cluster, target, 4))) == {str(number) for number in range(count)}
+
+
+def test_kafka_python_copies_exactly_once(cluster: ProcessCluster, admin: AdminClient) -> None:
+    from kafka import KafkaConsumer, KafkaProducer
+    from kafka.structs import OffsetAndMetadata
+
+    source, target, count = make_topic(admin, "source-kafka-python"), make_topic(admin, "target-kafka-python"), 100
+    fill(cluster, source, count, 1)
+    consumer = KafkaConsumer(
+        source,
+        bootstrap_servers=cluster.bootstrap,
+        group_id="copy-kafka-python",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    producer = KafkaProducer(bootstrap_servers=cluster.bootstrap, transactional_id="copy-kafka-python", acks="all")
+    producer.init_transactions()
+    copied, turn, deadline = 0, 0, time.monotonic() + 60
+    while copied < count:
+        assert time.monotonic() < deadline, f"{copied} copied"
+        batch = consumer.poll(timeout_ms=500, max_records=10)
+        if not batch:
+            continue
+        turn += 1
+        producer.begin_transaction()
+        for place, records in batch.items():
+            for record in records:
+                producer.send(target, record.value, partition=place.partition)
+        offsets = {place: OffsetAndMetadata(records[-1].offset + 1, "", -1) for place, records in batch.items()}
+        producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
+        if turn % 3 == 2:
+            producer.flush()
+            producer.abort_transaction()
+            for place, records in batch.items():
+                consumer.seek(place, records[0].offset)
+            continue
+        producer.commit_transaction()
+        copied += sum(len(records) for records in batch.values())
+    consumer.close()
+    producer.close()
+    assert values(read_all(cluster, target, 1)) == sorted(str(number) for number in range(count))
+
+
+def fill(cluster: ProcessCluster, topic: str, count: int, partitions: int) -> None:
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "enable.idempotence": True})
+    for number in range(count):
+        producer.produce(topic, f"{number}", partition=number % partitions)
+    assert producer.flush(30) == 0
+
+
 def test_admin_sees_transactions(cluster: ProcessCluster, admin: AdminClient) -> None:
     """DescribeTransactions, ListTransactions, DescribeProducers with kafka-python's admin client where it has them, else on the wire."""
     from broker.protocol._generated.describe_transactions import DescribeTransactionsRequest, DescribeTransactionsResponse
