@@ -398,7 +398,11 @@ class Driver:
                 self.quarantine(group, error)
             if error is not None or not job.entries:
                 self._unsettled[group.group_id] = group
-            group.core.entries_read(replica, [] if error is not None else job.entries)
+            try:
+                group.core.entries_read(replica, [] if error is not None else job.entries)
+            except BaseException as surprise:  # noqa: BLE001 - any surprise here ends the worker, with its cause
+                self.fatal(surprise)
+                return
             self.touch(group)
 
         self.disk.submit_read(job, done)

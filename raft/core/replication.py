@@ -113,14 +113,14 @@ def next_to_try(core: CoreState, hint_index: int, hint_term: int) -> int:
 
 
 def entries_read(core: CoreState, peer: int, entries: Sequence[Entry]) -> None:
-    """The answer to a ReadRequest; none when reading failed: the member waits for `retry`, or gets a snapshot when the log was trimmed meanwhile."""
+    """The answer to a ReadRequest; none when reading failed: the member waits for `retry`. It gets a snapshot when the log was trimmed meanwhile."""
     progress = core.progress.get(peer)
     if core.role != LEADER or progress is None or not progress.reading:
         return
     progress.reading = False
     if not entries:
         progress.paused = progress.next_index >= core.log.first_index
-    elif entries[0].index == progress.next_index and progress.state is not SNAPSHOT:
+    elif entries[0].index == progress.next_index >= core.log.first_index and progress.state is not SNAPSHOT:
         check(entries[-1].term == core.log.term(entries[-1].index), f"entry {entries[-1]!r} was read, but the log holds another term there")
         send_append(core, progress, _within(entries, core.limits.max_message_bytes))
     send_appends(core, progress)

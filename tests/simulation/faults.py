@@ -38,6 +38,7 @@ class Faults:
             self.stop_process: 2,
             self.cut_one_way: 2,
             self.isolate: 2,
+            self.isolate_leader: 2,
             self.reset_sessions: 1,
             self.delay: 1,
             self.loss: 1,
@@ -143,7 +144,15 @@ class Faults:
         self._cut([(one, other)])
 
     def isolate(self) -> None:
-        alone = self.random.choice(self.cluster.node_ids)
+        self._isolate(self.random.choice(self.cluster.node_ids))
+
+    def isolate_leader(self) -> None:
+        """Its last entries reach nobody, and are truncated when it comes back."""
+        leader = self.cluster.leader_of(self.random.choice(list(self.cluster.topics)))
+        if leader is not None:
+            self._isolate(leader.id)
+
+    def _isolate(self, alone: int) -> None:
         others = [other for other in self.cluster.node_ids if other != alone]
         self._cut([(alone, other) for other in others] + [(other, alone) for other in others])
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from raft.core.core import Role
 from raft.core.message import Message, MessageType
-from wal.api import AppliedState
+from wal.api import AppliedState, HardState
 from wal.entry import META_GROUP, Entry, GroupId
 
 if TYPE_CHECKING:
@@ -49,6 +49,34 @@ class OneLeaderPerTerm(Invariant):
             found = self.leaders.setdefault((group.group_id, group.core.term), node.id)
             if found != node.id:
                 self.fail(group, f"nodes {found} and {node.id} both lead term {group.core.term}")
+
+
+class ElectedByQuorum(Invariant):
+    """Raft 5.2: who leads a term has votes of that term from a quorum, on their disks (or they have gone on to a later term since)."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.checked: set[tuple[GroupId, int]] = set()
+
+    def look(self, node: SimNode, group: Any) -> None:
+        core = group.core
+        if core.role != Role.LEADER or (group.group_id, core.term) in self.checked:
+            return
+        self.checked.add((group.group_id, core.term))
+        voters = []
+        for other in self.cluster.nodes.values():
+            found = other.groups.get(group.group_id)
+            dead = self.cluster.invariants.durability.dead.get((other.id, group.group_id))
+            if other.up and found is not None:
+                replica, state = found.core.replica, found.log.durable.hard_state
+            elif dead is not None:
+                replica, state = dead.replica, dead.hard_state
+            else:
+                continue
+            if state.term > core.term or state == (core.term, core.replica):
+                voters.append(replica)
+        if not core.membership.is_quorum(voters):
+            self.fail(group, f"node {node.id} leads term {core.term} with the votes of {voters}")
 
 
 class CommittedNeverChanges(Invariant):
@@ -157,13 +185,23 @@ class PromisesAreDurable(Invariant):
     def said(self, node: SimNode, group: Any, message: Message) -> None:
         if message.reject or group.log.quarantined:
             return
-        if message.type == MessageType.APPEND_RESPONSE and message.index > group.log.flushed_index:
-            self.fail(group, f"node {node.id} acknowledged {message.index}, flushed is {group.log.flushed_index}")
+        if message.type == MessageType.APPEND_RESPONSE:
+            self._acknowledged(node, group, message.index)
         durable = group.log.durable.hard_state
         if message.type == MessageType.VOTE_RESPONSE and (durable.term, durable.vote) != (message.term, message.receiver):
             self.fail(group, f"node {node.id} promised its vote of term {message.term} to {message.receiver}, on disk is {durable}")
         if message.type in (MessageType.VOTE, MessageType.APPEND_RESPONSE) and durable.term < message.term:
             self.fail(group, f"node {node.id} speaks in term {message.term}, on disk is {durable}")
+
+    def _acknowledged(self, node: SimNode, group: Any, index: int) -> None:
+        if index > group.log.flushed_index:
+            self.fail(group, f"node {node.id} acknowledged {index}, flushed is {group.log.flushed_index}")
+        flush = node.store._flush
+        waiting = [group.log.staged, *(batch.items for batch in flush.batches if batch.log is group.log)] if flush is not None else [group.log.staged]
+        for items in waiting:
+            for item in items:
+                if type(item) is Entry and item.index <= index:
+                    self.fail(group, f"node {node.id} acknowledged {index}, but entry {item!r} is not flushed yet")
 
 
 class QuarantinedIsSilent(Invariant):
@@ -190,14 +228,13 @@ class StatesEqual(Invariant):
 class Durable:
     """What one process believed to be fsynced of one group when it died."""
 
-    __slots__ = ("flushed_index", "hard_term", "replica", "runs")
+    __slots__ = ("flushed_index", "hard_state", "replica", "runs")
 
     def __init__(self, group: Any) -> None:
         self.replica: int = group.core.replica
         self.flushed_index: int = group.log.flushed_index
         self.runs: Sequence[tuple[int, int, int]] = tuple(group.log.term_runs())
-        # The term that certainly was on disk: an entry of it is flushed.
-        self.hard_term = self.term(self.flushed_index)
+        self.hard_state: HardState = group.log.durable.hard_state
 
     def term(self, index: int) -> int:
         if index > self.flushed_index:
@@ -233,6 +270,8 @@ class CommittedIsFlushedOnQuorum(Invariant):
 
     def on_recovered(self, node: SimNode, group_log: Any) -> None:
         dead = self.dead.get((node.id, group_log.group_id))
+        if group_log.quarantined and node.id != self.cluster.victim:
+            raise Broken(f"DamageInvented: node {node.id} {group_log.topic} is quarantined, nothing was damaged: {group_log.quarantined}")
         if dead is None or group_log.quarantined:
             return
         index = dead.flushed_index
@@ -241,10 +280,9 @@ class CommittedIsFlushedOnQuorum(Invariant):
                 f"FlushedSurvives: node {node.id} {group_log.topic} had flushed {dead.term(index)}/{index}, after the crash it has "
                 f"{group_log.term(index)}/{group_log.last_index}"
             )
-        if group_log.hard_state.term < dead.hard_term:
-            raise Broken(
-                f"HardStateSurvives: node {node.id} {group_log.topic} was in term {dead.hard_term}, after the crash in {group_log.hard_state.term}"
-            )
+        found, known = group_log.hard_state, dead.hard_state
+        if found.term < known.term or (found.term == known.term and known.vote not in (0, found.vote)):
+            raise Broken(f"HardStateSurvives: node {node.id} {group_log.topic} had {known} on disk, after the crash it has {found}")
 
 
 class Invariants:
@@ -259,6 +297,7 @@ class Invariants:
         self.watermarks = HighWatermarkMonotonic(cluster)
         self.all: list[Invariant] = [
             OneLeaderPerTerm(cluster),
+            ElectedByQuorum(cluster),
             self.committed,
             LeaderCompleteness(cluster),
             LeaderCommitsItsOwnTerm(cluster),

@@ -44,7 +44,7 @@ TINY = WalSettings(
     reserve_bytes=0,
 )
 """60 KiB of journal: laps, rolls and checkpoints happen all the time."""
-LIMITS = CoreLimits(max_message_bytes=8 << 10, max_in_flight_messages=8, max_in_flight_bytes=32 << 10, max_message_entries=16)
+LIMITS = CoreLimits(max_message_bytes=8 << 10, max_in_flight_messages=8, max_in_flight_bytes=32 << 10, max_message_entries=4)
 SETTINGS = DriverSettings(timing=Timing(), limits=LIMITS, max_proposal_bytes=4 << 10, max_message_bytes=8 << 10, max_uncommitted_bytes=8 << 10)
 
 

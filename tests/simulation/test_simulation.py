@@ -32,6 +32,7 @@ FAULT_KINDS = (
     "stop_process",
     "cut_one_way",
     "isolate",
+    "isolate_leader",
     "reset_sessions",
     "delay",
     "loss",

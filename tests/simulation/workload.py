@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
 RETRY_US = 60_000
-TIMEOUT_US = 1_500_000
+TIMEOUTS_US = (150_000, 1_500_000)
+"""The short one repeats a batch to a leader that has not noticed yet that it is deposed."""
 WALL_MS = 1_700_000_000_000
 MAY_BE_REFUSED = frozenset((ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.KAFKA_STORAGE_ERROR))
 
@@ -104,7 +105,7 @@ class Writer:
         self.attempt += 1
         attempt, values, batch = self.attempt, self.values, self.batch
         node = self.cluster.nodes[self.target]
-        self.cluster.scheduler.at(TIMEOUT_US, lambda: self.retry(attempt))
+        self.cluster.scheduler.at(self.cluster.random.choice(TIMEOUTS_US), lambda: self.retry(attempt))
         if not node.up:
             self.cluster.scheduler.at(RETRY_US, lambda: self.retry(attempt))
             return

@@ -598,3 +598,21 @@ def test_trap_14_a_refusal_while_the_snapshot_is_installed_changes_nothing() -> 
     leader.report_snapshot(3, True)
     leader.step(Message(MessageType.APPEND_RESPONSE, 3, 1, leader.term, 2, 1, reject=True, hint_index=1), False)
     assert progress.state == ProgressState.SNAPSHOT
+
+
+def test_entries_that_were_trimmed_while_they_were_read_are_not_sent() -> None:
+    """Found by the simulator: the entry before them is no longer known, so that a snapshot is due."""
+    cluster = elected()
+    leader = cluster.core(1)
+    for number in range(6):
+        cluster.propose(1, b"%d" % number)
+    cluster.stabilize()
+    read = leader.log.memory_slice(2, 1 << 20)
+    assert read is not None
+    progress = leader.progress[3]
+    progress.reset(2)
+    progress.reading = True
+    cluster.trim(1, 5)
+    leader.snapshots.clear()
+    leader.entries_read(3, read)
+    assert [(request.peer, request.index) for request in leader.snapshots] == [(3, leader.log.first_index - 1)]
