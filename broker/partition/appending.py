@@ -295,8 +295,9 @@ class Appender:
 
     def _next_data(self, max_bytes: int) -> Proposal:
         base_offset = self._pending[0].base_offset
-        check(base_offset == self.group.log.next_offset, f"pending batches begin at {base_offset}, the log ends at {self.group.log.next_offset}")
-        check(self._term == self.group.term, f"batches are stamped with term {self._term}, the group is in {self.group.term}")
+        if base_offset != self.group.log.next_offset or self._term != self.group.term:
+            text = f"pending batches begin at {base_offset} in term {self._term}, the log ends at {self.group.log.next_offset} in term {self.group.term}"
+            check(False, text)
         chunks: list[Buffer] = []
         size = count = crc = 0
         pending = self._pending

@@ -160,9 +160,8 @@ class Partition:
         """Cost: one step per batch. Raises InvariantError when entries or batches do not continue the log."""
         before = self._marks.high_watermark
         for entry in entries:
-            check(
-                entry.base_offset == self._marks.high_watermark, f"{self.topic}-{self.index}: {entry!r} does not follow {self._marks.high_watermark}"
-            )
+            if entry.base_offset != self._marks.high_watermark:
+                check(False, f"{self.topic}-{self.index}: {entry!r} does not follow {self._marks.high_watermark}")
             if entry.kind == EntryKind.DATA:
                 self._apply_data(entry)
             elif entry.kind == EntryKind.COMMAND:
