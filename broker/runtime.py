@@ -62,6 +62,7 @@ class DiskThread:
                 self._loop.call_soon_threadsafe(done, error)
             except RuntimeError:
                 return  # the loop is closed: nobody is waiting any more
+            del item, job, done  # an idle thread keeps no buffers alive
 
     def stop(self) -> None:
         self.queue.put(None)

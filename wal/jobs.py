@@ -69,6 +69,10 @@ class FlushJob:
         self._complete(self)
 
 
+def _nothing() -> None:
+    """What is left to do after a job."""
+
+
 class BackgroundJob:
     """Base of background jobs: turns ENOSPC into DiskFullError, notes failure for the loop thread, and looks at the free space."""
 
@@ -80,7 +84,7 @@ class BackgroundJob:
         self.size_bytes = 0
         self.failed = False
         self.free_bytes = 0
-        self._complete: Callable[[], None] = lambda: None
+        self._complete: Callable[[], None] = _nothing
 
     def then(self, complete: Callable[[], None]) -> None:
         """What `complete` does."""
@@ -103,7 +107,8 @@ class BackgroundJob:
         """The blocking part; nothing here."""
 
     def complete(self) -> None:
-        self._complete()
+        complete, self._complete = self._complete, _nothing  # it refers back to the job: megabytes would wait for the cycle collector
+        complete()
 
 
 class WriteBehindJob(BackgroundJob):

@@ -418,6 +418,7 @@ class WalStore:
 
     def _background_failed(self, job: BackgroundJob) -> None:
         """There was no space. Everything stays as it was, and is planned again when the driver asks."""
+        job.then(lambda: None)
         self._background = None
         self.disk_full = True
         if isinstance(job, WriteBehindJob):
