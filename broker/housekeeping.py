@@ -72,11 +72,11 @@ class Housekeeping:
                 node.partitions.tick(now)
             if node.machine.serving:
                 self._reconcile(now)
+            node.reassignments.run()
         except Exception as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
             self.node.fatal(error)
             return
         asyncio.get_running_loop().call_later(INTERVAL_S, self._run)
-            node.reassignments.run()
 
     # -- pressure -------------------------------------------------------------------------------------------------
 

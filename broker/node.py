@@ -42,8 +42,8 @@ from broker.network.stats import NetworkStats
 from broker.partition.config import TopicConfig
 from broker.partition.context import PartitionContext
 from broker.partition.read_cache import ReadCache
-from broker.records.reader import max_timestamp
 from broker.reassignments import METHOD_IS_MEMBER, Reassignments
+from broker.records.reader import max_timestamp
 from broker.replicas import Replicas
 from broker.runtime import LoopClock, ThreadDisk
 from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, without_effect
