@@ -232,7 +232,9 @@ class Node:
         cluster_id = bytes.fromhex(identity.cluster_id)
         raft = config.raft
         timing = Timing(raft.heartbeat_interval_ms, raft.election_timeout_ms, raft.election_timeout_ms_max)
-        limits = CoreLimits(config.network.max_message_size_bytes, raft.max_in_flight if raft.enable_pipeline else 1, 64 << 20, raft.max_payload_entries)
+        limits = CoreLimits(
+            config.network.max_message_size_bytes, raft.max_in_flight if raft.enable_pipeline else 1, 64 << 20, raft.max_payload_entries
+        )
         world = World(self.clock, self.disk, self.links, self.random)
         settings = DriverSettings(timing, limits, max_message_bytes=config.network.max_message_size_bytes)
         self.driver = Driver(DriverIdentity(self.node_id, cluster_id, self.incarnation), self.store, world, settings, self)
@@ -350,7 +352,8 @@ class Node:
         dispatcher = Dispatcher(self.stats)
         register_all(self, dispatcher)
         limits = ConnectionLimits(
-            frame_bytes=_number(self.settings, "socket.request.max.bytes", 100 << 20), idle_ms=_number(self.settings, "connections.max.idle.ms", 600_000)
+            frame_bytes=_number(self.settings, "socket.request.max.bytes", 100 << 20),
+            idle_ms=_number(self.settings, "connections.max.idle.ms", 600_000),
         )
         connections = _number(self.settings, "max.connections", 2**31 - 1)
         self.listener = KafkaListener(dispatcher.dispatch, self.clock, self.stats, self.pressure, limits, connections)

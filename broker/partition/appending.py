@@ -296,7 +296,9 @@ class Appender:
     def _next_data(self, max_bytes: int) -> Proposal:
         base_offset = self._pending[0].base_offset
         if base_offset != self.group.log.next_offset or self._term != self.group.term:
-            text = f"pending batches begin at {base_offset} in term {self._term}, the log ends at {self.group.log.next_offset} in term {self.group.term}"
+            text = (
+                f"pending batches begin at {base_offset} in term {self._term}, the log ends at {self.group.log.next_offset} in term {self.group.term}"
+            )
             check(False, text)
         chunks: list[Buffer] = []
         size = count = crc = 0
