@@ -6,6 +6,10 @@ group's offsets is added; clients with transaction.version 2 leave this out, and
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 from broker.coordinator.internal_topics import GROUPS_TOPIC
 from broker.coordinator.transactions.machine import Answer
 from broker.errors import ErrorCode
@@ -15,13 +19,38 @@ from broker.handlers.transactions import fenced_code
 from broker.network.dispatcher import Route
 from broker.network.request import Request
 from broker.protocol._generated.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
+from broker.protocol.message import Message
 
 KEY = 25
 VERSIONS = (0, 4)
 
 
 def route(services: Services) -> Route:
-    return callback_route(services, KEY, VERSIONS, AddOffsetsToTxnRequest, handle, on_error)
+    ordinary = callback_route(services, KEY, VERSIONS, AddOffsetsToTxnRequest, handle, on_error)
+    answer = ordinary.handle
+
+    def run(request: Request) -> Coroutine[Any, Any, None] | None:
+        if GROUPS_TOPIC in services.broker.image.topics:
+            return answer(request)
+        body, _ = AddOffsetsToTxnRequest.decode(request.buffer, request.position, request.api_version)  # the buffer is not ours later
+        return _make_topic_first(services, request, body)
+
+    ordinary.handle = run
+    return ordinary
+
+
+async def _make_topic_first(services: Services, request: Request, body: AddOffsetsToTxnRequest) -> None:
+    """Nobody has used a group yet. The client asks for the group's coordinator only after this request has succeeded, so the topic is made here."""
+    request.error_answer = lambda code, message: on_error(body, code, message).encode(request.api_version)
+    await services.broker.coordination.internal_topics.ensure(GROUPS_TOPIC)
+    answered: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    def reply(answer: Message) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    handle(services, request, body, reply)
+    request.reply((await answered).encode(request.api_version))
 
 
 def handle(services: Services, request: Request, body: AddOffsetsToTxnRequest, reply: Reply) -> None:
@@ -33,7 +62,7 @@ def handle(services: Services, request: Request, body: AddOffsetsToTxnRequest, r
         return
     partition = services.broker.coordination.groups.partition_of(body.group_id)
     if partition is None:
-        done(Answer(ErrorCode.COORDINATOR_NOT_AVAILABLE))  # the client finds the group's coordinator next, which makes the topic
+        done(Answer(ErrorCode.COORDINATOR_NOT_AVAILABLE))
         return
     producer = (body.producer_id, body.producer_epoch)
     services.broker.transactions.add_partitions(body.transactional_id, producer, [(GROUPS_TOPIC, partition)], done)

@@ -109,13 +109,17 @@ async def test_init_with_a_present_epoch(world: World, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", range(5))
-def test_add_offsets(world: World, version: int) -> None:
+async def test_add_offsets(world: World, version: int) -> None:
     request = AddOffsetsToTxnRequest(transactional_id="tx", producer_id=5, producer_epoch=1, group_id="g")
-    assert world.client().call(request, AddOffsetsToTxnResponse, version).error_code == ErrorCode.COORDINATOR_NOT_AVAILABLE
-    world.broker.add_topic(GROUPS_TOPIC, 3)
+    world.broker.controller.error = KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+    assert (await world.client().acall(request, AddOffsetsToTxnResponse, version)).error_code == ErrorCode.COORDINATOR_NOT_AVAILABLE
+    world.broker.controller.error = None
+    assert (await world.client().acall(request, AddOffsetsToTxnResponse, version)).error_code == 0  # made by this request: no other comes before it
+    assert GROUPS_TOPIC in world.broker.image.topics
+    world.broker.transactions.calls.clear()
     assert world.client().call(request, AddOffsetsToTxnResponse, version).error_code == 0
     ((_, _, producer, partitions),) = world.broker.transactions.calls
-    assert producer == (5, 1) and partitions == [(GROUPS_TOPIC, ord("g") % 3)]
+    assert producer == (5, 1) and partitions == [(GROUPS_TOPIC, ord("g") % 50)]
 
 
 def test_the_coordinators_own_topic_belongs_to_no_transaction(world: World) -> None:
