@@ -125,7 +125,7 @@ class Housekeeping:
                 await self.node.controller.confirm_deletion(batch)
             except KafkaError as error:
                 log.debug("deletion of %d topics is not confirmed yet: %s", len(batch), error)
-                await asyncio.sleep(0.5)  # noqa: TID251
+                await asyncio.sleep(0.5)
                 continue
             self._deleted = [topic_id for topic_id in self._deleted if topic_id not in batch]
 
@@ -211,5 +211,6 @@ class Housekeeping:
             if heirs:
                 group.transfer_leadership(node_of(max(heirs, key=lambda r: group.core.progress[r].match_index)))
         deadline = self.node.clock.now_ms() + 1_000
-        while self.node.clock.now_ms() < deadline and any(g.serving and g.group_id != META_GROUP for g in led if len(g.core.membership.voters) > 1):
-            await asyncio.sleep(0.02)  # noqa: TID251, ASYNC110 - only while stopping
+        waiting = [group for group in led if group.group_id != META_GROUP and len(group.core.membership.voters) > 1]
+        while self.node.clock.now_ms() < deadline and any(group.serving for group in waiting):  # noqa: ASYNC110 - only while stopping
+            await asyncio.sleep(0.02)

@@ -1,8 +1,8 @@
 """The composition root: one node from its configuration to its last message.
 
-Owns the order of start and stop and nothing else; each part keeps its own rules. Start: data directory and recovery, Raft listener, bootstrap or join,
-`__meta`, partitions, registration, Kafka listener, admin. Until the node knows its cluster no session with a peer is opened. A fatal error anywhere
-(a failed fsync, a broken invariant) acknowledges nothing more and ends the process with its cause.
+Owns the order of start and stop and nothing else; each part keeps its own rules. Start: data directory and recovery, Raft listener, bootstrap or
+join, `__meta`, partitions, registration, Kafka listener, admin. Until the node knows its cluster no session with a peer is opened. A fatal error
+anywhere (a failed fsync, a broken invariant) acknowledges nothing more and ends the process with its cause.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The real world for the driver: the loop's clock and a few disk threads. The simulator has its own.
 
-Thread rules: `submit_*` and every `done` run on the loop thread; jobs run on their own thread, one for flushes, one for background work, two for reads, so
-that slow work never delays an fsync.
+Thread rules: `submit_*` and every `done` run on the loop thread; jobs run on their own thread, one for flushes, one for background work, two for
+reads, so that slow work never delays an fsync.
 """
 
 from __future__ import annotations

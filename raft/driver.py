@@ -3,9 +3,6 @@
 Owns the groups, the peers and the order of things in a turn: collect proposals, send, flush, apply. Knows neither asyncio nor gRPC: clock, network
 and disk are passed in (`raft.api`), so the simulator runs this file as it is. Everything runs on one loop thread; a surprise anywhere ends the worker
 through `fatal`.
-
-Durability in one place: messages that are true only after an fsync wait in `_after_flush` until the flush that took everything staged before them is
-done, and are dropped if they stopped being true meanwhile (RaftCore.still_true).
 """
 
 from __future__ import annotations
@@ -20,13 +17,13 @@ from raft.api import Clock, Disk, Lane, Network, StateMachine
 from raft.core.core import CoreLimits, RaftCore, Role
 from raft.core.message import Message, MessageType, node_of
 from raft.elections import Elections
+from raft.flushing import Flushing
 from raft.group import RaftGroup
 from raft.liveness import NEVER, Peer, Timing, quorum_contact_ms
 from raft.post import Post
 from raft.wire import Batch, Envelope, LeaderNews, WireError, decode_batch
-from wal.api import GroupLog, Job, ReadJob, WalStore
+from wal.api import GroupLog, ReadJob, WalStore
 from wal.entry import Entry, GroupId
-from wal.errors import DiskFullError
 
 log = logging.getLogger("chronik_raft")
 
@@ -36,11 +33,6 @@ UNARY_ANSWERS = {
     MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
     MessageType.VOTE: MessageType.VOTE_RESPONSE,
 }
-DISK_FULL_RETRY_MS = 500
-SEAL_AFTER_MS = 200
-"""The journal is sealed when nothing was flushed for this long, so that damage in the last flush is not taken for a torn tail."""
-SLOW_FLUSH_MS = 20
-"""What arrives while a flush is out usually waits for its end, and becomes one entry; behind a slow disk of ours, others may be quicker."""
 
 
 class Identity(NamedTuple):
@@ -90,17 +82,11 @@ class DriverEvents(Protocol):
         """The group's known leader, its term, or whether we serve changed."""
 
 
-def _is_covered(group: RaftGroup, message: Message) -> bool:
-    """Whether a flush that left entries behind still makes `message` true: every flush takes all hard states, and frames in order."""
-    if message.type == MessageType.APPEND_RESPONSE and not message.reject:
-        return message.index <= group.log.flushed_index
-    return not group.log.controls_staged()
-
-
 class Driver:
     """The multi-group driver of one worker. Fulfils `raft.api.NetworkHandler`.
 
-    Invariant: a group whose core was given anything since the last turn is in `_touched`; whose log may have staged anything, in `_staged_by`.
+    Invariant: a group whose core was given anything since the last turn is in `_touched`; whose log may have staged anything, in
+    `flushing.staged_by`.
     """
 
     def __init__(self, identity: Identity, store: WalStore, world: World, settings: DriverSettings, events: DriverEvents) -> None:
@@ -120,14 +106,7 @@ class Driver:
         self.post = Post(envelope, self.peers, network, self.clock, settings.max_message_bytes, self._append_dropped)
         self._touched: dict[GroupId, RaftGroup] = {}
         self._turn_scheduled = False
-        self._flush: Job | None = None
-        self._flush_started_ms = 0
-        self._sealed = False
-        self._background: Job | None = None
-        self._background_retry_ms = 0
-        self._staged_by: dict[GroupId, RaftGroup] = {}
-        self._after_flush: list[tuple[RaftGroup, Message]] = []  # waiting for the next flush
-        self._behind_flush: list[tuple[RaftGroup, Message]] = []  # waiting for the flush that is out
+        self.flushing = Flushing(self, store, self.clock, self.disk)
         self._confirming: dict[GroupId, RaftGroup] = {}  # groups with ReadIndex requests
         self._commit_changed: dict[GroupId, RaftGroup] = {}
         self._unsettled: dict[GroupId, RaftGroup] = {}  # led groups with a follower that is not replicating
@@ -167,7 +146,7 @@ class Driver:
         self.groups[group.group_id] = group
         group_log.capture_state = machine.capture
         self.elections.arm(group)
-        self._staged_by[group.group_id] = group
+        self.flushing.staged_by[group.group_id] = group
         self.touch(group)
         return group
 
@@ -179,7 +158,7 @@ class Driver:
         self.elections.timers.forget(group)
         self.elections.unfollow(group)
         group.serving = False
-        for table in (self._touched, self._staged_by, self._confirming, self._commit_changed, self._unsettled):
+        for table in (self._touched, self.flushing.staged_by, self._confirming, self._commit_changed, self._unsettled):
             table.pop(group_id, None)
         self.post.forget_group(group_id)
         self._forget_uncommitted(group)
@@ -199,10 +178,14 @@ class Driver:
             self._turn_scheduled = True
             self.clock.call_soon(self._turn)
 
+    def look_at(self, group: RaftGroup) -> None:
+        """As `touch`, when nothing can have been staged."""
+        self._touched[group.group_id] = group
+
     def touch(self, group: RaftGroup) -> None:
         """The group's core was given something: look at it in the next turn."""
         self._touched[group.group_id] = group
-        self._staged_by[group.group_id] = group
+        self.flushing.staged_by[group.group_id] = group
         if not self._turn_scheduled:
             self.schedule_turn()
 
@@ -211,17 +194,16 @@ class Driver:
         if self.stopped:
             return
         try:
-            if self.dirty and (self._flush is None or self.clock.now_ms() - self._flush_started_ms >= SLOW_FLUSH_MS):
+            if self.dirty and not self.flushing.busy:
                 self._collect()
             touched, self._touched = self._touched, {}
             for group in touched.values():
                 self._gather(group)
             self.post.send()
-            if self._flush is None:
-                self._start_flush()
+            self.flushing.start()
             for group in touched.values():
                 self._advance(group)
-            self._start_background()
+            self.flushing.start_background()
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
             self.fatal(error)
 
@@ -240,7 +222,7 @@ class Driver:
                 if group.core.propose((Entry(0, 0, kind, chunks, size, payload_crc, 0, record_count),)):
                     group.uncommitted.append((group.log.last_index, size))
                     self.uncommitted_bytes += size
-                    self._staged_by[group.group_id] = group
+                    self.flushing.staged_by[group.group_id] = group
                     self._touched[group.group_id] = group
 
     def _gather(self, group: RaftGroup) -> None:
@@ -267,7 +249,7 @@ class Driver:
         if core.messages:
             self._route(group)
         if core.messages_after_flush:
-            self._after_flush.extend([(group, message) for message in core.take_messages_after_flush()])
+            self.flushing.promise(group, core.take_messages_after_flush())
         if core.reads:
             self._serve_reads(group)
         if core.snapshots:
@@ -291,97 +273,7 @@ class Driver:
         if group.reads_waiting:
             self._confirm(group)
 
-    # -- flush and background -------------------------------------------------------------------------------------
-
-    def _start_flush(self) -> None:
-        if not self.store.has_staged():
-            for peer in self.peers.values():
-                if peer.data_flushed != peer.data_seen:
-                    peer.data_flushed = peer.data_seen
-                    self.schedule_turn()
-            if self._after_flush:
-                # Nothing has to be written for these: they are true already.
-                waiting, self._after_flush = self._after_flush, []
-                self._release(waiting, True)
-            return
-        job = self.store.next_flush()
-        if job is None:
-            return  # no room in the journal yet; background work makes some
-        self._flush = job
-        self._sealed = self._sealed and not job.size_bytes  # the seal itself is a flush of nothing
-        self._flush_started_ms = self.clock.now_ms()
-        self._behind_flush, self._after_flush = self._after_flush, []
-        flushed, self._staged_by = self._staged_by, {}
-        complete = not self.store.has_staged()
-        if not complete:
-            self._staged_by.update(flushed)
-        seen = [(peer, peer.data_seen) for peer in self.peers.values()]
-        self.disk.submit_flush(job, lambda error: self._flush_done(job, flushed, seen, complete, error))
-
-    def _flush_done(
-        self, job: Job, flushed: dict[GroupId, RaftGroup], seen: list[tuple[Peer, int]], complete: bool, error: BaseException | None
-    ) -> None:
-        if self.stopped:
-            return
-        if error is not None:
-            self.fatal(error)
-            return
-        try:
-            job.complete()
-            self._flush = None
-            self.events.on_flush(self.clock.now_ms() - self._flush_started_ms, job.size_bytes)
-            for peer, number in seen if complete or self.store.memory_bytes <= self.store.memory_limit_bytes else ():
-                peer.data_flushed = max(peer.data_flushed, min(number, peer.data_seen))
-            waiting, self._behind_flush = self._behind_flush, []
-            self._release(waiting, complete)
-            for group in flushed.values():
-                if self.groups.get(group.group_id) is group:
-                    group.core.on_flushed()
-                    group.machine.on_flushed()
-                    self._touched[group.group_id] = group
-            self.schedule_turn()
-        except BaseException as surprise:  # noqa: BLE001 - any surprise here ends the worker, with its cause
-            self.fatal(surprise)
-
-    def _release(self, waiting: list[tuple[RaftGroup, Message]], complete: bool) -> None:
-        """Hand on messages whose fsync is done; `complete`: the flush took everything that was staged."""
-        for group, message in waiting:
-            if self.groups.get(group.group_id) is not group or not group.core.still_true(message):
-                continue
-            if not complete and not _is_covered(group, message):
-                self._after_flush.append((group, message))
-            elif message.receiver == group.core.replica:
-                group.core.step(message, False)  # to itself: so the core learns that its own vote is durable
-                self.touch(group)
-            else:
-                self.post.route(group, message)
-        if waiting:
-            self.schedule_turn()
-
-    def _start_background(self) -> None:
-        if self._background is not None or (self._background_retry_ms and self.clock.now_ms() < self._background_retry_ms):
-            return
-        job = self.store.next_background()
-        if job is not None:
-            self._background = job
-            self._background_retry_ms = 0
-            self.disk.submit_background(job, lambda error: self._background_done(job, error))
-
-    def _background_done(self, job: Job, error: BaseException | None) -> None:
-        if self.stopped:
-            return
-        self._background = None
-        if isinstance(error, DiskFullError):
-            self._background_retry_ms = self.clock.now_ms() + DISK_FULL_RETRY_MS
-            return
-        try:
-            if error is not None:
-                raise error
-            job.complete()
-        except BaseException as surprise:  # noqa: BLE001 - any surprise here ends the worker, with its cause
-            self.fatal(surprise)
-            return
-        self.schedule_turn()
+    # -- reads and damage -----------------------------------------------------------------------------------------
 
     def _serve_reads(self, group: RaftGroup) -> None:
         """A follower needs entries that are in segments only: read them on a disk thread."""
@@ -656,13 +548,10 @@ class Driver:
                 self._next_beat_ms = max(self._next_beat_ms + timing.beat_interval, now + timing.beat_interval // 2)
                 self._on_beat(now)
             self.elections.timers.expire(now, self.elections.fire)
-            if not self._sealed and self._flush is None and now - self._flush_started_ms > SEAL_AFTER_MS:
-                self._sealed = True
-                self.store.note_idle()
+            self.flushing.maybe_seal(now)
+            if self.dirty and self.flushing.out:
                 self.schedule_turn()
-            if self.dirty and self._flush is not None:
-                self.schedule_turn()
-            self._start_background()
+            self.flushing.start_background()
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
             self.fatal(error)
             return

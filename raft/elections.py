@@ -1,7 +1,7 @@
 """Who follows whom, who may campaign, and whether a leader still has its quorum. The timers of all groups.
 
-The rules here decide liveness; safety is the core's. They decide safety in one place only: `leader_alive` (votes are refused while a leader is alive) and
-the lease of `RaftGroup.lease_valid` rest on the same times, so a change of one is a change of both (Raft thesis 4.2.3 and 6.4.1).
+The rules here decide liveness; safety is the core's. They decide safety in one place only: `leader_alive` (votes are refused while a leader is alive)
+and the lease of `RaftGroup.lease_valid` rest on the same times, so a change of one is a change of both (Raft thesis 4.2.3 and 6.4.1).
 """
 
 from __future__ import annotations

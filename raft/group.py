@@ -33,14 +33,18 @@ class RaftGroup:
     """Invariants: applied_index ≤ commit_index; serving ⇒ role leader and applied_index ≥ core.term_start_index."""
 
     __slots__ = (
+        "_last_leader",
+        "_last_role",
+        "_last_term",
+        "_membership_done",
         "applied_index",
         "at_end",
         "campaigns",
         "contact_ms",
         "core",
         "dirty",
-        "eager_commit",
         "driver",
+        "eager_commit",
         "followed",
         "fresh",
         "group_id",
@@ -54,10 +58,6 @@ class RaftGroup:
         "reads_waiting",
         "serving",
         "uncommitted",
-        "_last_leader",
-        "_last_role",
-        "_last_term",
-        "_membership_done",
     )
 
     def __init__(self, driver: Driver, log_: GroupLog, core: RaftCore, machine: StateMachine, applied_index: int) -> None:
