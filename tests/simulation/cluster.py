@@ -17,7 +17,7 @@ from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.meta import Allocator
 from tests.simulation.node import SimNode
 from tests.simulation.scheduler import SECOND_US, Scheduler
-from tests.simulation.workload import History, Reader, Writer, decode_values
+from tests.simulation.workload import Flood, History, Reader, Writer, decode_values
 from tests.simulation.world import SimNetwork
 from wal.entry import META_GROUP, META_TOPIC, GroupId, group_id
 from wal.errors import WalError, check
@@ -67,6 +67,7 @@ class Cluster:
         self.pace_us = 20_000  # longest rest of a writer between two batches
         self.writers = [Writer(self, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
         self.allocators = [Allocator(self, number) for number in range(2 if self.has_meta else 0)]
+        self.floods = [Flood(self, group) for group in self.topics]
         self.readers = [Reader(self, group) for group in self.topics]
 
     def live_nodes(self) -> list[SimNode]:
@@ -189,6 +190,8 @@ def _run(cluster: Cluster, fault_seconds: float) -> Result:
         scheduler.at(cluster.random.randrange(SECOND_US), writer.next_batch)
     for allocator in cluster.allocators:
         scheduler.at(cluster.random.randrange(SECOND_US), allocator.next_block)
+    for flood in cluster.floods:
+        scheduler.at(SECOND_US, flood.burst)
     for reader in cluster.readers:
         scheduler.at(SECOND_US, reader.poll)
     scheduler.at(STEP_US, cluster.reconcile)
@@ -207,6 +210,8 @@ def heal(cluster: Cluster) -> int:
     """Every writer gets another batch acknowledged, then all rest, then all replicas become equal; returns how many ms that took."""
     scheduler = cluster.scheduler
     start_us = scheduler.now_us
+    for flood in cluster.floods:
+        flood.paused = True
     if cluster.victim:
         scrub(cluster.nodes[cluster.victim])
     wanted = {writer.number: writer.batches + 2 for writer in cluster.writers}

@@ -41,6 +41,7 @@ class Faults:
             self.isolate_leader: 2,
             self.reset_sessions: 1,
             self.delay: 1,
+            self.slow_answers: 2,
             self.loss: 1,
             self.duplication: 1,
             self.slow_disk: 1,
@@ -171,6 +172,12 @@ class Faults:
         self.cluster.network.delay_us = self.random.choice(((100, 1500), (1000, 30_000), (10_000, 300_000)))
         self._later(100_000, 3 * SECOND_US, lambda: setattr(self.cluster.network, "delay_us", (100, 1500)))
 
+    def slow_answers(self) -> None:
+        """Answers take longer than an election: votes of an earlier term arrive in a later one, and beats are answered when a lease has run out."""
+        network = self.cluster.network
+        network.answer_delay_us = self.random.choice((300_000, 1_200_000))
+        self._later(SECOND_US, 4 * SECOND_US, lambda: setattr(network, "answer_delay_us", 0))
+
     def loss(self) -> None:
         self.cluster.network.loss = self.random.choice((0.0, 0.01, 0.1))
 
@@ -237,6 +244,7 @@ class Faults:
         network.cuts.clear()
         network.loss = network.duplication = 0.0
         network.delay_us = (100, 1500)
+        network.answer_delay_us = 0
         cluster.pace_us = 20_000
         for node in cluster.nodes.values():
             node.files.faults.sync_errors = 0

@@ -278,7 +278,7 @@ class CommittedIsFlushedOnQuorum(Invariant):
         if dead is None or group_log.quarantined:
             return
         index = dead.flushed_index
-        if group_log.last_index < index or group_log.term(index) != dead.term(index):
+        if group_log.last_index < index or (index and group_log.term(index) != dead.term(index)):
             raise Broken(
                 f"FlushedSurvives: node {node.id} {group_log.topic} had flushed {dead.term(index)}/{index}, after the crash it has "
                 f"{group_log.term(index)}/{group_log.last_index}"

@@ -20,6 +20,7 @@ from broker.partition.producers import ProducerTable
 from raft.core import election, follower, leader, replication
 from raft.core.core import RaftCore
 from raft.core.message import Message, MessageType
+from raft.core.progress import Progress
 from raft.core.state import LEADER, CoreState
 from raft.driver import Driver
 from raft.elections import Elections
@@ -86,11 +87,16 @@ def _two_votes_in_a_term() -> list[Patch]:
     return [(election, "may_vote_for", lambda core, candidate: True)]
 
 
-def _follower_commit_not_bounded() -> list[Patch]:
+def _commit_not_bounded() -> list[Patch]:
+    """Both sides bound it, and either bound alone is enough: without one of them only, nothing goes wrong."""
+
+    def send_heartbeat(core: CoreState, progress: Progress) -> None:
+        core.messages.append(Message(MessageType.HEARTBEAT, core.replica, progress.replica, core.term, commit=core.commit_index))
+
     def commit_proven(core: CoreState, leader_commit: int, last_proven: int) -> None:
         core.commit_to(min(leader_commit, core.log.last_index))
 
-    return [(follower, "commit_proven", commit_proven)]
+    return [(follower, "commit_proven", commit_proven), (replication, "send_heartbeat", send_heartbeat)]
 
 
 def _no_consistency_check() -> list[Patch]:
@@ -285,7 +291,7 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {
     "truncate on an equal entry": _truncate_on_an_equal_entry,
     "no log check for votes": _no_log_check_for_votes,
     "two votes in a term": _two_votes_in_a_term,
-    "follower's commit not bounded by what matches": _follower_commit_not_bounded,
+    "commit not bounded by what is proven equal": _commit_not_bounded,
     "no consistency check of the previous entry": _no_consistency_check,
     "hard state not staged": _hard_state_not_staged,
     "answers of old terms count": _answers_of_old_terms_count,

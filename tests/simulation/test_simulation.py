@@ -35,6 +35,7 @@ FAULT_KINDS = (
     "isolate_leader",
     "reset_sessions",
     "delay",
+    "slow_answers",
     "loss",
     "duplication",
     "slow_disk",
@@ -73,6 +74,7 @@ EFFECTS = (
     "checkpoints",
     "segment_rolls",
     "acknowledged",
+    "flooded",
     "read",
 )
 

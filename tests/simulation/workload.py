@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.api import AppendResult, ReadResult
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 RETRY_US = 60_000
 TIMEOUTS_US = (150_000, 1_500_000)
 """The short one repeats a batch to a leader that has not noticed yet that it is deposed."""
+FLOOD = b"flood"
 WALL_MS = 1_700_000_000_000
 MAY_BE_REFUSED = frozenset((ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.KAFKA_STORAGE_ERROR))
 
@@ -63,6 +65,8 @@ class History:
         last: dict[bytes, int] = {}
         for value in values:
             writer, number = value.split(b":")[:2]
+            if writer == FLOOD:
+                continue
             if int(number) != last.get(writer, -1) + 1:
                 raise Broken(f"Reordered: {self.name}: {value[:20]!r} after number {last.get(writer, -1)}")
             last[writer] = int(number)
@@ -141,6 +145,36 @@ class Writer:
             self.cluster.counts["retries"] += 1
             self.target = self.cluster.believed_leader(self.group_id)
             self.send()
+
+
+class Flood:
+    """Sends batches without waiting for anything (acks=0), so that a leader that is cut off has a tail to lose. Nothing of it is promised."""
+
+    def __init__(self, cluster: Cluster, group_id: GroupId) -> None:
+        self.cluster, self.group_id = cluster, group_id
+        self.history = cluster.histories[group_id]
+        self.sent = 0
+        self.paused = False
+
+    def burst(self) -> None:
+        if self.paused:
+            return
+        cluster = self.cluster
+        cluster.scheduler.at(cluster.random.randrange(100_000, 800_000), self.burst)
+        node = cluster.nodes[cluster.believed_leader(self.group_id)]
+        if not node.up:
+            return
+        partition, clock = node.partitions[self.group_id], node.clock
+        for number in range(cluster.random.randrange(2, 12)):
+            value = b"%s:%d" % (FLOOD, self.sent)
+            self.sent += 1
+            self.history.sent.add(value)
+            batch = build_batch([Record(0, WALL_MS + cluster.scheduler.now_us // 1000, None, value)])
+            deliver = partial(partition.append, memoryview(batch), 0, self.answered)
+            cluster.scheduler.at(number * 6_000 + 50, partial(clock.run, deliver))
+
+    def answered(self, result: AppendResult) -> None:
+        self.cluster.counts["flooded"] += result.error == ErrorCode.NONE
 
 
 class Reader:

@@ -142,6 +142,7 @@ class SimNetwork:
         self.accepted: dict[tuple[int, int, Lane], Session] = {}  # as the acceptor sees them
         self.cuts: Counter[tuple[int, int]] = Counter()  # (from, to): bytes in this direction do not arrive
         self.delay_us = (100, 1500)
+        self.answer_delay_us = 0
         self.loss = 0.0
         self.duplication = 0.0
 
@@ -253,7 +254,8 @@ class SimNetwork:
     def _send(self, session: Session, side: int, data: bytes) -> None:
         far = session.ends[1 - side]
         now = self.scheduler.now_us
-        far.last_us = max(now + self._delay(), far.last_us + 1)
+        extra = self.scheduler.random.randrange(self.answer_delay_us) if side == 1 and self.answer_delay_us else 0
+        far.last_us = max(now + self._delay() + extra, far.last_us + 1)
         self.scheduler.at(far.last_us - now, lambda: far.clock.run(lambda: self._receive(session, side, data, True)))
         if self.duplication and session.lane == Lane.DATA and self.scheduler.random.random() < self.duplication:
             self.counts["message_duplicated"] += 1
