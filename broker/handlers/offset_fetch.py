@@ -1,7 +1,7 @@
 """OffsetFetch (key 9), versions 1-10: how far a group has come, answered from what is applied, while nobody else can lead.
 
-v2 null topics mean all, error of the whole · v5 leader epoch · v6 flexible · v7 require_stable (KIP-447) · v8 many groups (KIP-709) · v9 member and
-its epoch (KIP-848; a classic group ignores them, as in Kafka) · v10 topic ids.
+v2 null topics mean all that is committed, error of the whole · v5 leader epoch · v6 flexible · v7 require_stable (KIP-447) · v8 many groups
+(KIP-709) · v9 member and its epoch (KIP-848; a classic group ignores them, as in Kafka) · v10 topic ids.
 """
 
 from __future__ import annotations

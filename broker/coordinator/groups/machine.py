@@ -183,9 +183,9 @@ class GroupsMachine:
         return self.offsets.fetch(group_id, wanted, require_stable)
 
     def fetchable(self, group_id: str) -> dict[str, list[int]]:
-        """Partitions with offsets, by topic. Raises KafkaError when we may not answer."""
+        """Partitions with committed offsets, by topic. Raises KafkaError when we may not answer."""
         self._check_serving()
-        return self.offsets.partitions(group_id)
+        return self.offsets.committed_partitions(group_id)
 
     def delete_group(self, group_id: str, done: Callable[[None], None], failed: Failed) -> None:
         def deleted(response: None) -> None:

@@ -109,16 +109,13 @@ class OffsetManager:
             return [[NOTHING] * len(partitions) for _, _, partitions in wanted]
         return [[_told(entry, topic, topic_id, number, require_stable) for number in partitions] for topic, topic_id, partitions in wanted]
 
-    def partitions(self, group_id: str) -> dict[str, list[int]]:
-        """Everything that has, or may be about to have, an offset."""
+    def committed_partitions(self, group_id: str) -> dict[str, list[int]]:
+        """What a fetch of all offsets tells, by topic. As in Kafka, no partition that has nothing but pending offsets: nothing of a transaction shows
+        before it commits, and of one that aborts never."""
         entry = self._state.entries.get(group_id)
         if entry is None:
             return {}
-        found: dict[str, set[int]] = {topic: set(partitions) for topic, partitions in entry.offsets.items()}
-        for offsets in entry.pending.values():
-            for topic, partition in offsets:
-                found.setdefault(topic, set()).add(partition)
-        return {topic: sorted(partitions) for topic, partitions in found.items()}
+        return {topic: sorted(partitions) for topic, partitions in entry.offsets.items()}
 
     # -- deletion -------------------------------------------------------------------------------------------------
 
@@ -129,7 +126,9 @@ class OffsetManager:
             raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND)
         if group is not None and group.state is not GroupState.EMPTY:
             raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
-        records = [offset_tombstone(OffsetKey(group_id, topic, number)) for topic, numbers in self.partitions(group_id).items() for number in numbers]
+        # What is pending goes too: its transaction must not bring back a group that is deleted.
+        gone = entry.all_partitions() if entry is not None else ()
+        records = [offset_tombstone(OffsetKey(group_id, topic, partition)) for topic, partition in gone]
         if entry is not None and entry.group is not None:
             records.append(group_tombstone(group_id))
         return Outcome(None, records)

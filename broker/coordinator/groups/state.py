@@ -64,6 +64,11 @@ class GroupEntry:
             for partition, offset in partitions.items():
                 yield topic, partition, offset
 
+    def all_partitions(self) -> list[tuple[str, int]]:
+        """(topic, partition) of everything that has, or may be about to have, an offset; sorted."""
+        found = {(topic, partition) for topic, partitions in self.offsets.items() for partition in partitions}
+        return sorted(found.union(*self.pending.values()))
+
     def put(self, topic: str, partition: int, offset: StoredOffset) -> None:
         self.offsets.setdefault(topic, {})[partition] = offset
 

@@ -118,6 +118,20 @@ class TestTransactions:
         groups.inject(marker(42, 0, True))
         assert groups.fetch().offset == 8
 
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_a_partition_with_nothing_but_a_pending_offset_is_not_named(self, groups: Groups, commits: bool) -> None:
+        """Kafka's fetch of all offsets goes through what is committed; an aborted transaction never shows, at no moment."""
+        groups.commit_offset(5, producer=(42, 0))
+        assert groups.machine.fetchable("g") == {}
+        groups.commit_offset(1, partition=1)
+        groups.commit_offset(6, partition=1, producer=(42, 0))
+        assert groups.machine.fetchable("g") == {"t": [1]}
+        assert groups.fetch(partition=1, stable=True).error is ErrorCode.UNSTABLE_OFFSET_COMMIT
+        assert groups.fetch(stable=True).error is ErrorCode.UNSTABLE_OFFSET_COMMIT, "who names it is told to wait"
+        groups.inject(marker(42, 0, commits))
+        assert groups.machine.fetchable("g") == {"t": [0, 1] if commits else [1]}
+        assert groups.fetch() == ((5, 7, "m", ErrorCode.NONE) if commits else (-1, -1, "", ErrorCode.NONE))
+
     def test_pending_offsets_survive_coordinator_and_restart(self, groups: Groups) -> None:
         groups.commit_offset(5, producer=(42, 0))
         groups.restart(1)
@@ -153,6 +167,12 @@ class TestDeletion:
         assert not groups.machine.state.entries
         groups.fail_over(1)
         assert groups.state() == "none"
+
+    def test_delete_group_takes_what_is_pending(self, groups: Groups) -> None:
+        groups.commit_offset(3, producer=(42, 0))
+        assert self.delete(groups) is ErrorCode.NONE
+        groups.inject(marker(42, 0, True))
+        assert groups.fetch().offset == -1 and not groups.machine.state.entries
 
     def test_delete_offsets(self, groups: Groups) -> None:
         def delete(*partitions: tuple[str, int]) -> object:
