@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup cluster test check format generate sim sim-long mutants chaos fuzz bench conformance conformance-java clean
+.PHONY: setup cluster test check format generate sim sim-long mutants chaos fuzz bench conformance conformance-java
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -63,3 +63,7 @@ sim-long: $(STAMP)
 # Break one rule at a time: each must be noticed by the simulator. Prints the table of docs/simulation.md.
 mutants: $(STAMP)
 	$(BIN)/python -m tests.simulation.mutants
+
+# Produce, consume and latency on three nodes; another system beside ours: BENCH='--rounds 3 --bootstrap HOST:PORT --pids 1,2,3'
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.bench $(BENCH)

@@ -314,6 +314,6 @@ def test_elect_leaders_after_a_kill(cluster: ProcessCluster, admin: AdminClient)
         return answer is None or answer.name() == "ELECTION_NOT_NEEDED"
 
     wait_until("the election", elected)
-    assert cluster.partition_leader(topic) == 2
+    wait_until("every node to know it", lambda: cluster.partition_leader(topic) == 2)
     unclean = admin.elect_leaders(ElectionType.UNCLEAN, [place]).result(30)[place]
     assert unclean.name() == "ELECTION_NOT_NEEDED"
