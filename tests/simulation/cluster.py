@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.refill import GENERATION_SHIFT
 from raft.core.core import Role
-from raft.core.message import node_of
+from raft.core.message import Message, node_of
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Broken, Invariants
 from tests.simulation.meta import Allocator
@@ -64,6 +64,7 @@ class Cluster:
             self.nodes[node] = SimNode(self, node, Random(self.random.getrandbits(32)))
         self.network.nodes = self.nodes
         self.traps: list[Callable[[SimNode, Any], bool]] = []  # faults that wait for a moment; True when they have struck
+        self.votes_given: defaultdict[tuple[GroupId, int], list[Message]] = defaultdict(list)  # by (group, candidate)
         self.pace_us = 20_000  # longest rest of a writer between two batches
         self.writers = [Writer(self, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
         self.allocators = [Allocator(self, number) for number in range(2 if self.has_meta else 0)]

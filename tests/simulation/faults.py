@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raft.core.core import Role
+from raft.core.message import node_of
 from tests.simulation.scheduler import SECOND_US
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Faults:
             self.crash_leader: 2,
             self.crash_voter: 2,
             self.crash_new_leader: 2,
+            self.old_votes: 2,
             self.crash_majority: 1,
             self.crash_all: 1,
             self.power_loss_keeps_nothing: 1,
@@ -43,7 +45,7 @@ class Faults:
             self.delay: 1,
             self.slow_answers: 2,
             self.loss: 1,
-            self.duplication: 1,
+            self.duplication: 2,
             self.slow_disk: 1,
             self.fsync_error: 1,
             self.disk_full: 1,
@@ -118,6 +120,22 @@ class Faults:
 
         self.cluster.traps.append(trap)
 
+    def old_votes(self) -> None:
+        """In the middle of the next elections, votes of earlier ones turn up."""
+        left = 4
+
+        def trap(node: SimNode, group: Any) -> bool:
+            nonlocal left
+            if group.core.role == Role.CANDIDATE and self.active:
+                left -= 1
+                for vote in self.cluster.votes_given[group.group_id, group.core.replica]:
+                    if vote.term < group.core.term:
+                        sender = self.cluster.nodes[node_of(vote.sender)]
+                        self.cluster.network.deliver_again(sender, node, group.group_id, vote)
+            return left <= 0 or not self.active
+
+        self.cluster.traps.append(trap)
+
     def crash_majority(self) -> None:
         for node in self.random.sample(self.cluster.node_ids, len(self.cluster.node_ids) // 2 + 1):
             self._crash(self.cluster.nodes[node])
@@ -182,7 +200,7 @@ class Faults:
         self.cluster.network.loss = self.random.choice((0.0, 0.01, 0.1))
 
     def duplication(self) -> None:
-        self.cluster.network.duplication = self.random.choice((0.0, 0.05, 0.3))
+        self.cluster.network.duplication = self.random.choice((0.0, 0.1, 0.5))
 
     # -- disk -----------------------------------------------------------------------------------------------------
 

@@ -13,13 +13,13 @@ from broker.replicas import first_membership, own_replica
 from raft.api import Lane
 from raft.core.core import CoreLimits
 from raft.core.membership import encode
-from raft.core.message import Message
+from raft.core.message import Message, MessageType
 from raft.driver import Driver, DriverSettings, Identity, World
 from raft.group import RaftGroup
 from raft.liveness import Timing
 from tests.simulation.files import PowerCut, SimFileSystem
 from tests.simulation.meta import MetaReplica
-from tests.simulation.world import Port, SimClock, SimDisk
+from tests.simulation.world import CLUSTER_ID, Port, SimClock, SimDisk
 from wal.api import AppliedState
 from wal.entry import META_GROUP, Buffer, Entry, GroupId
 from wal.errors import DamageError, check
@@ -32,7 +32,6 @@ from wal.store import WalStore
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
-CLUSTER_ID = b"simulated-cluste"
 TINY = WalSettings(
     journal_file_bytes=20 << 10,
     journal_files=3,
@@ -91,6 +90,8 @@ class SimNode:
 
         def watched(group: RaftGroup, message: Message) -> None:
             cluster.invariants.promises.said(self, group, message)
+            if message.type == MessageType.VOTE_RESPONSE and not message.reject:
+                cluster.votes_given[group.group_id, message.receiver].append(message)
             route(group, message)
 
         self.driver.post.route = watched

@@ -1,8 +1,8 @@
 """The simulated world of a driver: clocks, network and disk threads, all decided by the scheduler's seed.
 
 A connection delivers in order, as TCP does, and each end learns of its end at a time of its own; what was on its way is delivered until then. Losing,
-delaying, duplicating (data lane only) and cutting are faults that the schedule switches on. What a cut holds back arrives late and in order when the
-cut ends in time, and kills the connection otherwise.
+delaying, duplicating (appends and votes) and cutting are faults that the schedule switches on. What a cut holds back arrives late and in order when
+the cut ends in time, and kills the connection otherwise.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raft.api import Lane
-from raft.wire import WireError
+from raft.core.message import Message, MessageType
+from raft.wire import Batch, Envelope, WireError, decode_batch, encode_batch
+from wal.entry import GroupId
 from wal.errors import check
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
     from tests.simulation.scheduler import Scheduler
 
+CLUSTER_ID = b"simulated-cluste"
 RECONNECT_US = 50_000
 CONNECT_TIMEOUT_US = 500_000
+VOTES = frozenset((MessageType.VOTE, MessageType.VOTE_RESPONSE, MessageType.PRE_VOTE, MessageType.PRE_VOTE_RESPONSE))
 DEAD_SESSION_US = 2_000_000
 RETRANSMIT_US = 200_000
 QUEUE_BYTES = 64 << 10
@@ -218,6 +222,16 @@ class SimNetwork:
                     del table[key]
                     self.close(session, "reset")
 
+    def deliver_again(self, sender: SimNode, receiver: SimNode, group: GroupId, message: Message) -> None:
+        """An answer that was given long ago turns up once more."""
+        envelope = Envelope(CLUSTER_ID, sender.id, sender.incarnation)
+        data = b"".join(encode_batch(envelope, Batch([(group, message)], 0, [])))
+        session = self.sessions.get((receiver.id, sender.id, Lane.CONTROL))
+        if session is not None and not session.broken:
+            self.counts["vote_delivered_again"] += 1
+            near = session.ends[0]
+            self.scheduler.at(self.scheduler.random.randrange(1, 500), lambda: near.clock.run(lambda: self._receive(session, 1, data, False)))
+
     # -- messages -------------------------------------------------------------------------------------------------
 
     def _delay(self) -> int:
@@ -257,9 +271,15 @@ class SimNetwork:
         extra = self.scheduler.random.randrange(self.answer_delay_us) if side == 1 and self.answer_delay_us else 0
         far.last_us = max(now + self._delay() + extra, far.last_us + 1)
         self.scheduler.at(far.last_us - now, lambda: far.clock.run(lambda: self._receive(session, side, data, True)))
-        if self.duplication and session.lane == Lane.DATA and self.scheduler.random.random() < self.duplication:
+        if self.duplication and self.scheduler.random.random() < self.duplication:
+            later = self._delay() * 3
+            if session.lane == Lane.CONTROL:
+                if not only_votes(data):
+                    return
+                later = self.scheduler.random.randrange(50_000, 3_000_000)
+                self.counts["vote_duplicated"] += 1
             self.counts["message_duplicated"] += 1
-            self.scheduler.at(far.last_us - now + self._delay() * 3, lambda: far.clock.run(lambda: self._receive(session, side, data, False)))
+            self.scheduler.at(far.last_us - now + later, lambda: far.clock.run(lambda: self._receive(session, side, data, False)))
 
     def ready(self, session: Session, side: int) -> bool:
         """Whether a message of the end `side` would leave at once; `on_ready` follows otherwise."""
@@ -315,6 +335,12 @@ class SimNetwork:
                 far.driver.on_answer(near.node, session.lane, memoryview(data))
         except WireError as error:
             raise AssertionError(f"a message between nodes does not decode: {error}") from error
+
+
+def only_votes(data: bytes) -> bool:
+    """Whether a message holds nothing but votes, which may come late and twice (beats and notices of leaders rest on the order of their session)."""
+    batch = decode_batch(memoryview(data))[1]
+    return not batch.beat and not batch.news and all(message.type in VOTES for _, message in batch.messages)
 
 
 class Port:
