@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from crc32c import crc32c
+
 from broker.refill import GENERATION_SHIFT
 from raft.core.core import Role
 from raft.core.message import Message, node_of
@@ -301,7 +303,7 @@ def check_log(group: Any, known: list[tuple[int, int, int]]) -> None:
         if not entries:
             raise Broken(f"LogMatching: {group.name} index {index} can not be read")
         for entry in entries:
-            if entry.index != index or (entry.term, entry.payload_crc, entry.base_offset) != known[index - 1]:
+            if entry.index != index or (entry.term, crc32c(entry.payload()), entry.base_offset) != known[index - 1]:
                 raise Broken(f"LogMatching: {group.name} holds {entry!r} at index {index}, committed was {known[index - 1]}")
             index += 1
 

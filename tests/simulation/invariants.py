@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from crc32c import crc32c
+
 from raft.core.core import Role
 from raft.core.message import Message, MessageType
 from wal.api import AppliedState, HardState
@@ -275,6 +277,9 @@ class CommittedIsFlushedOnQuorum(Invariant):
         dead = self.dead.get((node.id, group_log.group_id))
         if group_log.quarantined and node.id != self.cluster.victim:
             raise Broken(f"DamageInvented: node {node.id} {group_log.topic} is quarantined, nothing was damaged: {group_log.quarantined}")
+        for entry in group_log.memory_entries:
+            if crc32c(entry.payload()) != entry.payload_crc:
+                raise Broken(f"RecoveredWhole: node {node.id} {group_log.topic} recovered {entry!r} with another payload")
         if dead is None or group_log.quarantined:
             return
         index = dead.flushed_index

@@ -23,9 +23,7 @@ from raft.core.message import Message, MessageType
 from raft.core.progress import Progress
 from raft.core.state import LEADER, CoreState
 from raft.driver import Driver
-from raft.elections import Elections
 from raft.group import RaftGroup
-from raft.liveness import TimerKind
 from tests.simulation.cluster import run_seed
 from wal import checkpoint, recovery
 from wal.durable import DurableLog
@@ -257,16 +255,6 @@ def _journal_reused_before_the_checkpoint() -> list[Patch]:
     return [(checkpoint, "write_checkpoint", lambda *args, **kwargs: None)]
 
 
-def _deposed_leader_keeps_its_followers() -> list[Patch]:
-    def lost_leadership(elections: Elections, group: RaftGroup) -> None:
-        elections.timers.disarm(group, TimerKind.CHECK_QUORUM)
-        elections.timers.disarm(group, TimerKind.TRANSFER)
-        for peer in elections.driver.peers.values():
-            peer.agreed.pop(group.group_id, None)
-
-    return [(Elections, "lost_leadership", lost_leadership)]
-
-
 def _deposed_leader_serves_until_the_next_turn() -> list[Patch]:
     return [(Driver, "_stepped", lambda driver, group: driver.touch(group))]
 
@@ -308,7 +296,6 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {
     "a stale journal frame of an earlier lap is taken for a new one": _frame_of_an_earlier_lap,
     "payloads not checked in recovery": _payloads_not_checked_in_recovery,
     "journal files used again without a checkpoint": _journal_reused_before_the_checkpoint,
-    "a deposed leader keeps its followers": _deposed_leader_keeps_its_followers,
     "a deposed leader serves until the next turn": _deposed_leader_serves_until_the_next_turn,
     "copied entries keep their generation": _copied_entries_keep_their_generation,
 }

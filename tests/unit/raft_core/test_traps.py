@@ -616,3 +616,13 @@ def test_entries_that_were_trimmed_while_they_were_read_are_not_sent() -> None:
     leader.snapshots.clear()
     leader.entries_read(3, read)
     assert [(request.peer, request.index) for request in leader.snapshots] == [(3, leader.log.first_index - 1)]
+
+
+def test_a_leader_that_asks_for_votes_is_not_protected_from_itself() -> None:
+    """Found by the simulator: its beats go on for other groups, so that its followers would believe in it for ever."""
+    core = follower([1], term=1)
+    core.step(Message(MessageType.HEARTBEAT, 2, 1, 1), False)
+    said(core)
+    core.step(Message(MessageType.PRE_VOTE, 2, 1, 2, 1, 1), True)
+    core.step(Message(MessageType.PRE_VOTE, 3, 1, 2, 1, 1), True)
+    assert [(message.receiver, message.reject) for message in said(core)] == [(2, False), (3, True)]
