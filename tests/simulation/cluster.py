@@ -148,9 +148,11 @@ class Cluster:
                 continue
             missing = (wished | learners) - membership.members
             if missing:
-                group.change_membership(membership.voters, membership.learners | missing, lambda ok: self._changed("learner_added", ok))
+                group.change_membership(
+                    sorted(membership.voters), sorted(membership.learners | missing), lambda ok: self._changed("learner_added", ok)
+                )
             else:
-                group.change_membership(wished, learners, lambda ok: self._changed("voters_changed", ok))
+                group.change_membership(sorted(wished), sorted(learners), lambda ok: self._changed("voters_changed", ok))
 
     def _rebuild_damaged(self, group_id_: GroupId, leader: SimNode) -> None:
         """A damaged replica begins anew under a new id, once a majority works without it."""
@@ -283,7 +285,7 @@ def check_at_rest(cluster: Cluster) -> None:
         known = cluster.invariants.committed.entries[group_id_]
         for member in sorted(leader.groups[group_id_].core.membership.members):
             node = cluster.nodes[node_of(member)]
-            group = node.groups[group_id_]
+            group: Any = node.groups[group_id_]
             state = group.log.capture_state()
             check(state is not None and state.index == group.applied_index, f"{name}: nothing to capture")
             check_log(group, known)

@@ -21,6 +21,7 @@ from raft.core import election, follower, leader, replication
 from raft.core.core import RaftCore
 from raft.core.message import Message, MessageType
 from raft.core.progress import Progress
+from raft.core.reconfiguration import on_commit
 from raft.core.state import LEADER, CoreState
 from raft.driver import Driver
 from raft.group import RaftGroup
@@ -67,7 +68,7 @@ def _old_term_committed_by_counting() -> list[Patch]:
     def maybe_commit(core: CoreState) -> bool:
         if not core.commit_to(leader.quorum_index(core)):
             return False
-        leader.on_commit(core)
+        on_commit(core)
         return True
 
     return [(leader, "maybe_commit", maybe_commit)]
@@ -188,7 +189,7 @@ def _flush_without_fsync() -> list[Patch]:
 
     def run(job: FlushJob) -> None:
         file = job._file.file
-        job._file.file = _Unsynced(file)  # type: ignore[assignment]
+        job._file.file = _Unsynced(file)
         try:
             original(job)
         finally:

@@ -39,7 +39,7 @@ class SimClock:
         self._origin_ms = origin_ms
         self.alive = True
         self.stopped = False
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[Callable[[], object]] = []
 
     def now_ms(self) -> int:
         return self._origin_ms + self._scheduler.now_us // 1000
