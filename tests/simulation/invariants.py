@@ -67,7 +67,7 @@ class ElectedByQuorum(Invariant):
         self.checked.add((group.group_id, core.term))
         voters = []
         for other in self.cluster.nodes.values():
-            found = other.groups.get(group.group_id)
+            found: Any = other.groups.get(group.group_id)
             dead = self.cluster.invariants.durability.dead.get((other.id, group.group_id))
             if other.up and found is not None:
                 replica, state = found.core.replica, found.log.durable.hard_state
