@@ -11,6 +11,7 @@ from typing import Any
 
 from crc32c import crc32c
 
+from broker.errors import ErrorCode
 from broker.refill import GENERATION_SHIFT
 from raft.core.core import Role
 from raft.core.message import Message, node_of
@@ -316,11 +317,16 @@ def read_all(cluster: Cluster, leader: SimNode, group: GroupId) -> list[bytes]:
     values: list[bytes] = []
     while len(values) < partition.high_watermark:
         answers: list[Any] = []
-        partition.read(len(values), 64 << 10, -1, False, True, answers.append)
-        for _ in range(100):
-            if answers:
+        for _ in range(20):  # answers that were slow before the healing may have let a lease run out
+            answers.clear()
+            partition.read(len(values), 64 << 10, -1, False, True, answers.append)
+            for _ in range(100):
+                if answers:
+                    break
+                cluster.scheduler.run_until(cluster.scheduler.now_us + 1000)
+            if answers and answers[0].error != ErrorCode.NOT_LEADER_OR_FOLLOWER:
                 break
-            cluster.scheduler.run_until(cluster.scheduler.now_us + 1000)
+            cluster.scheduler.run_until(cluster.scheduler.now_us + STEP_US)
         if not answers or answers[0].error:
             raise Broken(f"Unreadable: {partition.topic} offset {len(values)}: {answers and answers[0].error}")
         before = len(values)
