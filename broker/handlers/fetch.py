@@ -1,8 +1,8 @@
 """Fetch (key 1), versions 4-18: read below the high watermark, and wait for more when there is too little.
 
-v5 log start offset · v7 sessions (KIP-227) · v9 leader epoch (KIP-320) · v10 zstd · v11 rack · v12 flexible, current leader · v13 topic ids
-(KIP-516) · v15 replica state as a tag · v16 endpoints (KIP-951) · v17, v18 only for followers. Followers replicate by Raft: a replica id is
-ignored, and nobody reads above the high watermark. There is never a preferred read replica.
+v5 log start offset · v6 KAFKA_STORAGE_ERROR · v7 sessions (KIP-227) · v9 leader epoch (KIP-320) · v10 zstd · v11 rack · v12 flexible, current
+leader · v13 topic ids (KIP-516) · v15 replica state as a tag · v16 endpoints (KIP-951) · v17, v18 only for followers. Followers replicate by Raft: a
+replica id is ignored, and nobody reads above the high watermark. There is never a preferred read replica.
 """
 
 from __future__ import annotations
@@ -271,6 +271,8 @@ class _PendingFetch:
                 leader = None
             elif leader is not None:
                 leaders.add(leader.leader_id)
+        elif error == ErrorCode.KAFKA_STORAGE_ERROR and self._request.api_version < 6:
+            error = ErrorCode.NOT_LEADER_OR_FOLLOWER  # an older client knows no other that makes it ask again
         aborted = () if self._isolated else None
         return FetchedPartition(
             asked.partition, error, result.high_watermark, result.last_stable_offset, result.log_start_offset, aborted, leader=leader

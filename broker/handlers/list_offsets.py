@@ -2,7 +2,7 @@
 
 v2 isolation level · v4 leader epoch · v6 flexible · v7 -3 = record with the largest timestamp (KIP-734) · v8 -4 = earliest local (KIP-405) · v9 -5
 = latest tiered (KIP-1005) · v10 time limit · v11 -6 = earliest pending upload (KIP-1023). Nothing is tiered here: -4 is the log start, -5 and -6
-are never found.
+are never found. v5 OFFSET_NOT_AVAILABLE (KIP-207), which an older client would not know as one to ask again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def handle(services: Services, request: Request) -> None:
             request.reply(response.encode(version))
 
     def done(answer: ListOffsetsPartitionResponse, error: ErrorCode, timestamp_ms: int, offset: int, leader_epoch: int) -> None:
-        answer.error_code = error
+        answer.error_code = ErrorCode.LEADER_NOT_AVAILABLE if error is ErrorCode.OFFSET_NOT_AVAILABLE and version < 5 else error
         if not error:
             answer.timestamp = timestamp_ms
             answer.offset = offset

@@ -247,6 +247,16 @@ class TestListOffsets:
             assert response.topics[0].partitions[0].error_code == code
         assert client.call(ListOffsetsRequest(topics=[]), ListOffsetsResponse, 7).topics == []
 
+    @pytest.mark.parametrize(("version", "code"), [(4, ErrorCode.LEADER_NOT_AVAILABLE), (5, ErrorCode.OFFSET_NOT_AVAILABLE)])
+    def test_a_new_leader_is_told_so_that_the_client_asks_again(
+        self, world: World, version: int, code: ErrorCode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """KIP-207: clients know OFFSET_NOT_AVAILABLE from v5 on."""
+        partition = world.broker.partitions.get("events", 0)
+        monkeypatch.setattr(partition, "list_offset", lambda *asked: asked[-1](ErrorCode.OFFSET_NOT_AVAILABLE, -1, -1, -1))
+        answer = world.client().call(self.ask(-1), ListOffsetsResponse, version).topics[0].partitions[0]
+        assert (answer.error_code, answer.offset) == (code, -1)
+
 
 @pytest.mark.parametrize("version", range(2, 5))
 def test_offset_for_leader_epoch(world: World, version: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from broker.api import ReadResult
 from broker.errors import ErrorCode
 from broker.handlers.fetch_session import FetchSessionCache
 from broker.protocol._generated.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic, ForgottenTopic
@@ -156,6 +157,12 @@ def test_errors_are_answered_at_once(world: World) -> None:
         ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     ]
     assert [code for _, _, code, _ in flat(client.call(request(("nope", 0, 0)), FetchResponse, 13))] == [ErrorCode.UNKNOWN_TOPIC_ID]
+
+
+@pytest.mark.parametrize(("version", "code"), [(5, ErrorCode.NOT_LEADER_OR_FOLLOWER), (6, ErrorCode.KAFKA_STORAGE_ERROR)])
+def test_a_bad_disk_is_told_so_that_the_client_asks_again(world: World, version: int, code: ErrorCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log(world), "_read", lambda *_: ReadResult(ErrorCode.KAFKA_STORAGE_ERROR))
+    assert flat(world.client().call(request(("events", 0, 0)), FetchResponse, version)) == [("events", 0, code, b"")]
 
 
 @pytest.mark.parametrize(("epoch", "code"), [(2, ErrorCode.FENCED_LEADER_EPOCH), (3, 0), (4, ErrorCode.UNKNOWN_LEADER_EPOCH)])
