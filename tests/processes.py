@@ -197,6 +197,10 @@ class ProcessCluster:
                 node.send(signal.SIGCONT)
                 node.kill()
 
+    def log_tails(self, lines: int = 30) -> str:
+        """The ends of all nodes' logs, for the text of a failure."""
+        return "\n".join(f"--- log of node {node.node}:\n{node.log_tail(lines)}" for node in self.nodes.values())
+
     def surprises(self) -> list[str]:
         """Lines that must never be in a node's log."""
         found = []

@@ -313,7 +313,7 @@ def main() -> int:
                 print(f"passed  {name}", flush=True)
             except (Failed, AssertionError) as error:
                 failed += 1
-                print(f"FAILED  {name}: {error}", flush=True)
+                print(f"FAILED  {name}: {error}\n{processes.log_tails(10)}", flush=True)
         surprises = processes.surprises()
     for line in surprises:
         print(f"in the log of {line}")

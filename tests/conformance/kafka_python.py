@@ -128,7 +128,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
         report = Path(directory) / "report.xml"
         with ProcessCluster(Path(directory) / "cluster", options.nodes, BROKER_SETTINGS) as cluster:
-            run_suite(folder, f"kafka://127.0.0.1:{cluster.nodes[1].kafka}", report, arguments)
+            if run_suite(folder, f"kafka://127.0.0.1:{cluster.nodes[1].kafka}", report, arguments):
+                print(cluster.log_tails())
             surprises = cluster.surprises()
         result = judge(report, OPEN | (OPEN_WITH_MANY_NODES if options.nodes > 1 else {}))
     for line in surprises:

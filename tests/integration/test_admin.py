@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from kafka import KafkaAdminClient
 from kafka import TopicPartition as Place
 from kafka.errors import ReassignmentInProgressError
 
+from tests.integration.support import run_program
 from tests.processes import ProcessCluster, wait_until
 
 QUIET = {"log_level": 2}
@@ -153,15 +153,8 @@ def test_kafka_python_admin(kafka_admin: Any, cluster: ProcessCluster, admin: Ad
 
 def test_command_line_of_kafka_python(cluster: ProcessCluster) -> None:
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "kafka.admin", "-b", cluster.bootstrap.split(",")[0], "--format", "json", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+        program = [sys.executable, "-m", "kafka.admin", "-b", cluster.bootstrap.split(",")[0], "--format", "json"]
+        return run_program(cluster, *program, *arguments)
 
     run("topics", "create", "-t", "from-cli", "--num-partitions", "2", "--replication-factor", "3")
     assert "from-cli" in run("topics", "list")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.integration.support import run_program, wait_known
 from tests.processes import ProcessCluster
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
@@ -148,12 +147,13 @@ def test_aiokafka(cluster: ProcessCluster, admin: AdminClient, codec: str) -> No
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (Debian: apt-get install kcat)")
 @pytest.mark.parametrize("codec", CODECS)
-def test_kcat(cluster: ProcessCluster, admin: AdminClient, codec: str, tmp_path: Path) -> None:
+def test_kcat(cluster: ProcessCluster, admin: AdminClient, codec: str) -> None:
     topic = make_topic(admin, f"kcat-{codec}")
+    wait_known(cluster, topic)
     lines = "\n".join(f"k{n}:value {n}" for n in range(100))
-    subprocess.run(["kcat", "-P", "-b", cluster.bootstrap, "-t", topic, "-p", "0", "-K:", "-z", codec], input=lines.encode(), check=True, timeout=30)
+    run_program(cluster, "kcat", "-P", "-b", cluster.bootstrap, "-t", topic, "-p", "0", "-K:", "-z", codec, text=lines, seconds=30)
     read = ["kcat", "-C", "-b", cluster.bootstrap, "-t", topic, "-p", "0", "-K:", "-e", "-q", "-o", "beginning"]
-    assert subprocess.run(read, check=True, capture_output=True, timeout=30).stdout.decode().splitlines() == lines.splitlines()
+    assert run_program(cluster, *read, seconds=30).splitlines() == lines.splitlines()
 
 
 def test_a_record_over_the_limit_is_refused_and_the_connection_goes_on(cluster: ProcessCluster, admin: AdminClient) -> None:

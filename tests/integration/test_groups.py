@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from broker.coordinator.shards import partition_for
+from tests.integration.support import BackgroundProgram
 from tests.processes import ProcessCluster, wait_until
 
 RECORDS = 600
@@ -305,7 +305,7 @@ def test_a_static_member_comes_back_without_a_rebalance(cluster: ProcessCluster,
     members.stop()
 
 
-def test_a_member_that_dies_is_replaced(cluster: ProcessCluster, topic: str) -> None:
+def test_a_member_that_dies_is_replaced(cluster: ProcessCluster, topic: str, tmp_path: Path) -> None:
     """Its process ends without a word: after the session time-out the others have its partitions."""
     code = (
         "import sys;from confluent_kafka import Consumer;"
@@ -313,10 +313,8 @@ def test_a_member_that_dies_is_replaced(cluster: ProcessCluster, topic: str) -> 
         "while True:\n m=c.poll(0.2)\n if c.assignment(): print('mine',flush=True)"
     )
     config = settings(cluster, "dies", session_timeout_ms=3_000)
-    with subprocess.Popen([sys.executable, "-c", code, repr(config), topic], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        wait_until("the first member to own partitions", lambda: process.stdout is not None and process.stdout.readline().strip() == "mine", 30)
-        process.kill()
+    with BackgroundProgram(cluster, tmp_path, sys.executable, "-c", code, repr(config), topic) as member:
+        wait_until("the first member to own partitions", lambda: b"mine" in member.output.read_bytes(), 30)
     members = Members(cluster, "dies", topic)
     members.start(1)
     members.wait_balanced(6)
@@ -425,27 +423,12 @@ def test_aiokafka(cluster: ProcessCluster, admin: AdminClient, topic: str) -> No
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (Debian: apt-get install kcat)")
 def test_kcat_in_group_mode(cluster: ProcessCluster, admin: AdminClient, topic: str, tmp_path: Path) -> None:
-    output = tmp_path / "records"
-    with open(output, "wb") as out:
-        command = [
-            "kcat",
-            "-u",
-            "-b",
-            cluster.bootstrap,
-            "-G",
-            "kcat-group",
-            "-X",
-            "auto.offset.reset=earliest",
-            "-X",
-            "session.timeout.ms=6000",
-            topic,
-        ]
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+    wishes = ["-X", "auto.offset.reset=earliest", "-X", "session.timeout.ms=6000"]
+    with BackgroundProgram(cluster, tmp_path, "kcat", "-u", "-b", cluster.bootstrap, "-G", "kcat-group", *wishes, topic) as kcat:
 
-    def count() -> int:
-        return len(set(output.read_bytes().split()))
+        def count() -> int:
+            return len(set(kcat.output.read_bytes().split()))
 
-    try:
         wait_until("all records", lambda: count() == RECORDS, 60)
         victim = cluster.nodes[coordinator(cluster, "kcat-group")]
         victim.kill()
@@ -453,11 +436,7 @@ def test_kcat_in_group_mode(cluster: ProcessCluster, admin: AdminClient, topic: 
         wait_until("all records after the kill", lambda: count() == 2 * RECORDS, 60)
         victim.start()
         cluster.wait_ready()
-        process.terminate()
-        process.wait(20)
-    finally:
-        process.kill()
-        process.wait()
+        kcat.stop()
     assert committed(cluster, "kcat-group", topic) == dict.fromkeys(range(PARTITIONS), 2 * RECORDS // PARTITIONS)
 
 
