@@ -1,13 +1,12 @@
 """All logs of one node: one journal, one checkpoint, segments of each partition. Fulfils `wal.api.WalStore`.
 
-Owns what goes into a flush, when entries are written behind, when a checkpoint is made, and which journal files may be used again. Loop thread
-only; blocking work leaves as jobs (`wal.jobs`), except in `open` and `close`. Groups that do nothing cost nothing: only what is in `_dirty`,
-`_ready` and `_holding` is looked at.
+Owns what goes into a flush, when entries are written behind (which: `wal.write_behind`), when a checkpoint is made, and which journal files may be
+used again. Loop thread only; blocking work leaves as jobs (`wal.jobs`), except in `open` and `close`. Groups that do nothing cost nothing: only what
+is dirty, ready to be written behind or in no segment is looked at.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import cast
 
 from wal import api
@@ -24,11 +23,9 @@ from wal.jobs import BackgroundJob, Batch, CheckpointJob, FlushJob, MakeFileJob,
 from wal.journal import BLOCK_HEADER_BYTES, BlockKind, Journal, JournalFile, make_journal_file
 from wal.read_job import SegmentAccess
 from wal.region import RegionWriter
-from wal.segment import Describe, PieceTask, SegmentHeader, SegmentInfo, entry_frames_bytes, segment_name
+from wal.segment import Describe, segment_name
 from wal.settings import BLOCK_BYTES, WalSettings
-
-WRITE_BEHIND_JOB_BYTES = 16 << 20
-WRITE_BEHIND_JOB_GROUPS = 64
+from wal.write_behind import WriteBehind
 
 
 def no_timestamps(_: object) -> int:
@@ -48,9 +45,8 @@ def created_bytes(log: GroupLog) -> int:
 class WalStore:
     """See `wal.api.WalStore`.
 
-    `_dirty`: logs with something staged. `_ready`: logs with a piece's worth to write behind. `_holding`: logs with flushed entries in no segment.
-    `_clean_target`: all journal generations up to it are being emptied, so that their files can be used again. Invariant: a journal file is freed
-    only when a checkpoint is durable whose replay generation is above the file's.
+    `_dirty`: logs with something staged. `_clean_target`: all journal generations up to it are being emptied, so that their files can be used
+    again. Invariant: a journal file is freed only when a checkpoint is durable whose replay generation is above the file's.
     """
 
     def __init__(self, fs: FileSystem, directory: str, settings: WalSettings, describe: Describe) -> None:
@@ -66,14 +62,11 @@ class WalStore:
         self.entry_bytes_max = settings.entry_bytes_max
         self.access = SegmentAccess(fs, f"{directory}/wal", describe)
         self.recovery_notes: list[str] = []
-        self._describe = describe
         self._lock: Lock | None = None
         self._journal = Journal(f"{directory}/journal", settings, 0, 0, 1)
         self._flush_writer = RegionWriter(settings.buffer_bytes)
-        self._piece_writer = RegionWriter(settings.buffer_bytes)
+        self._write_behind = WriteBehind(self, fs, directory, settings, describe)
         self._dirty: list[GroupLog] = []
-        self._ready: dict[GroupLog, None] = {}
-        self._holding: dict[GroupLog, None] = {}
         self._deleting: list[GroupLog] = []
         self._flush: FlushJob | None = None
         self._background: BackgroundJob | None = None
@@ -87,12 +80,9 @@ class WalStore:
         self._checkpoint_wanted = False
         self._checkpoint_sequence = 1
         self._captured: dict[GroupLog, tuple[AppliedState, int]] | None = None
-        self._unsynced: dict[str, None] = {}
         self._raft_written: dict[GroupId, tuple[object, ...]] = {}
         self._removals: list[Removal] = []
         self._surplus: list[str] = []
-        self._cached: deque[tuple[GroupLog, int, int]] = deque()
-        self._cached_bytes = 0
         self._failed = False
 
     # -- open and close -----------------------------------------------------------------------------------------------
@@ -127,7 +117,7 @@ class WalStore:
                 log.recover(group.durable, group.entries)
                 self._logs[group.group_id] = log
                 if group.durable.ranges:
-                    self._holding[log] = None
+                    self._write_behind.holding[log] = None
                 if group.damaged:
                     reason, log.quarantined = log.quarantined, ""
                     log.quarantine(reason)
@@ -159,7 +149,7 @@ class WalStore:
             self._close_files()
 
     def _close_cleanly(self) -> None:
-        while (job := self._plan_write_behind([log for log in self._holding if log.writable_index > log.durable.segments.written_index])) is not None:
+        while (job := self._plan_write_behind(self._write_behind.unwritten())) is not None:
             job.run()
             job.complete()
         self._capture()
@@ -193,7 +183,7 @@ class WalStore:
         log.deleted = True
         log.drop_memory()
         log.staged = []
-        self._ready.pop(log, None)
+        self._write_behind.forget(log)
         self._deleting.append(log)
         log.staged.append(Control(FrameKind.GROUP_DELETED))
         if not log.is_staged:
@@ -211,8 +201,7 @@ class WalStore:
         self._dirty.append(log)
 
     def written_behind_soon(self, log: GroupLog) -> None:
-        log.ready = True
-        self._ready[log] = None
+        self._write_behind.soon(log)
 
     def piece_bytes(self) -> int:
         return self.settings.segment_piece_bytes
@@ -271,7 +260,7 @@ class WalStore:
     def _bytes_to_copy(self, target: int) -> int:
         """What repeating everything that is only in generations up to `target` and in no segment would take, at most."""
         size = 0
-        for log in self._holding:
+        for log in self._write_behind.holding:
             durable = log.durable
             if (durable.needed_generation() or target + 1) <= target:
                 low, high = durable.segments.written_index, min(durable.last_needed_index(target), log.flushed_index)
@@ -344,7 +333,7 @@ class WalStore:
         self._flushed_number = job.number
         generation = job.generation
         self._flushed_generation = generation
-        holding = self._holding
+        holding = self._write_behind.holding
         for batch in job.batches:
             log = batch.log
             durable = log.durable
@@ -404,8 +393,8 @@ class WalStore:
                 return self._plan_file()  # what must be repeated finds no room: one file more, given up again when the journal is clean
         elif self._checkpoint_wanted and (job := self._checkpoint_step()) is not None:
             return job
-        if self._ready:
-            return self._plan_write_behind(list(self._ready))
+        if self._write_behind.ready:
+            return self._plan_write_behind(list(self._write_behind.ready))
         if self.disk_full:
             space = SpaceJob(self.fs, self.directory, self.settings.reserve_bytes)
             space.then(lambda: self._background_done(space))
@@ -422,10 +411,7 @@ class WalStore:
         self._background = None
         self.disk_full = True
         if isinstance(job, WriteBehindJob):
-            for log in job.logs:
-                log.durable.segments.resume = True
-                if not log.deleted and log.writable_bytes >= self.settings.segment_piece_bytes:
-                    self.written_behind_soon(log)
+            self._write_behind.failed(job)
 
     def _plan_removal(self) -> BackgroundJob:
         removals, paths = list(self._removals), list(self._surplus)
@@ -457,91 +443,16 @@ class WalStore:
         return job
 
     def _plan_write_behind(self, logs: list[GroupLog]) -> BackgroundJob | None:
-        """One piece for each of `logs`, within the limits of one job."""
-        job = WriteBehindJob(self.fs, self.directory, self._piece_writer, self._describe, self.settings.direct)
-        for log in logs:
-            if job.size_bytes >= WRITE_BEHIND_JOB_BYTES or len(job.tasks) >= WRITE_BEHIND_JOB_GROUPS:
-                break
-            self._ready.pop(log, None)
-            log.ready = False
-            if log.reset_pending or log.writable_index <= log.durable.segments.written_index:
-                continue
-            job.add(log, self._plan_piece(log))
-        if not job.tasks:
+        job = self._write_behind.plan(logs, self._journal.generation)
+        if job is None:
             return None
-        job.then(lambda: self._write_behind_complete(job))
+
+        def complete(job: WriteBehindJob = job) -> None:
+            self._background_done(job)
+            self._write_behind.complete(job)
+
+        job.then(complete)
         return job
-
-    def _plan_piece(self, log: GroupLog) -> PieceTask:
-        segments = log.durable.segments
-        entries = log.writable_entries(self.settings.segment_piece_bytes_max)
-        active = segments.active
-        directory = f"{self.access.directory}/{log.topic}"
-        if active is None or active.end_position + entry_frames_bytes(entries) > self.settings.segment_bytes:
-            number = segments.next_number
-            first = entries[0]
-            header = SegmentHeader(log.key[0], log.partition, number, first.index, first.base_offset, segments.written_term, log.topic)
-            task = PieceTask(directory, log.key, entries, (number, BLOCK_BYTES, 0), header)
-        else:
-            task = PieceTask(directory, log.key, entries, (active.number, active.end_position, active.pieces), None)
-            task.resume = segments.resume
-        task.generation = self._journal.generation
-        return task
-
-    def _write_behind_complete(self, job: WriteBehindJob) -> None:
-        self._background_done(job)
-        for log, task, epoch in zip(job.logs, job.tasks, job.epochs, strict=True):
-            if log.epoch == epoch:
-                self._piece_written(log, task)
-
-    def _piece_written(self, log: GroupLog, task: PieceTask) -> None:
-        record = task.record
-        if record is None:
-            check(False, f"piece of {task.path} has no record")
-            return
-        durable = log.durable
-        segments = durable.segments
-        entries = task.entries
-        last = entries[-1]
-        number, position, _ = task.place
-        if task.header is not None:
-            if segments.active is not None:
-                segments.active.recent.clear()
-                segments.sealed.append(segments.active)
-            segments.active = SegmentInfo(number, record.first_index, record.base_offset, last.index, position, record.max_timestamp, 0)
-            segments.next_number = number + 1
-        active = segments.active
-        if active is None:
-            check(False, f"piece of {task.path} belongs to no segment")
-            return
-        segments.resume = False
-        active.recent.append(record)
-        active.pieces += 1
-        active.last_index = last.index
-        active.end_position = position + task.size
-        active.max_timestamp = max(active.max_timestamp, record.max_timestamp)
-        term = segments.runs[-1][0] if segments.runs else -1
-        size = 0
-        for entry in entries:
-            size += entry.size
-            if entry.term != term:
-                term = entry.term
-                segments.runs.append((term, entry.index, entry.base_offset))
-        segments.written_index, segments.written_term, segments.written_offset = last.index, last.term, last.base_offset + last.record_count
-        durable.prune()
-        if not durable.ranges:
-            self._holding.pop(log, None)
-        log.writable_bytes -= size
-        self.memory_bytes -= size
-        self._unsynced[task.path] = None
-        if log.writable_bytes >= self.settings.segment_piece_bytes:
-            self.written_behind_soon(log)
-        self._cached.append((log, last.index, size))
-        self._cached_bytes += size
-        while self._cached and self._cached_bytes > self.settings.cache_bytes:
-            oldest, index, freed = self._cached.popleft()
-            self._cached_bytes -= freed
-            oldest.evict(index)
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
 
@@ -549,7 +460,7 @@ class WalStore:
         """Empty all journal generations up to the target: write behind what is committed, repeat what is not, then a checkpoint."""
         target = self._clean_target
         self._copy_reserve = min(self._copy_reserve, self._bytes_to_copy(target))
-        blockers = [log for log in self._holding if (log.durable.needed_generation() or target + 1) <= target]
+        blockers = [log for log in self._write_behind.holding if (log.durable.needed_generation() or target + 1) <= target]
         if not blockers:
             return self._checkpoint_step()
         writable = [log for log in blockers if log.writable_index > log.durable.segments.written_index]
@@ -589,7 +500,7 @@ class WalStore:
                 log.captured_commit = -1
         self._checkpoint_wanted = False
         target = self._clean_target
-        needed = [generation for log in self._holding if (generation := log.durable.needed_generation()) is not None]
+        needed = [generation for log in self._write_behind.holding if (generation := log.durable.needed_generation()) is not None]
         replay = min([*needed, self._journal.generation])
         logs = [log for log in (*self._deleting, *self._logs.values()) if log.durable.exists]
         obsolete: list[Removal] = []
@@ -611,13 +522,14 @@ class WalStore:
             if self._raft_written.get(log.group_id) != state_now:
                 self._raft_written[log.group_id] = state_now
                 changed.append(at)
-        paths = list(self._unsynced)
+        unsynced = self._write_behind.unsynced
+        paths = list(unsynced)
         job = CheckpointJob(self.fs, self.directory, checkpoint, paths, changed)
 
         def complete() -> None:
             self._background_done(job)
             for path in paths:
-                del self._unsynced[path]
+                del unsynced[path]
             self._removals.extend(obsolete)
             for log, numbers in gone:
                 segments = log.durable.segments

@@ -1,0 +1,96 @@
+from random import Random
+
+from tests.unit.wal.helpers import SMALL, add, flush, new_store, open_store
+from wal.api import Job
+from wal.entry import group_id
+from wal.group_log import GroupLog
+from wal.memory_filesystem import MemoryFileSystem
+from wal.segment import PieceTask
+from wal.settings import WalSettings
+from wal.store import WalStore
+from wal.write_behind import JOB_GROUPS
+
+
+def committed(log: GroupLog, store: WalStore) -> None:
+    """Flush what is there and commit it, so that it may be written behind."""
+    while store.has_staged():
+        flush(store)
+    log.advance_commit(log.last_index)
+
+
+def background(store: WalStore) -> Job | None:
+    job = store.next_background()
+    if job is not None:
+        job.run()
+        job.complete()
+    return job
+
+
+def test_one_job_writes_a_piece_of_each_group_and_takes_no_more_than_its_share():
+    fs = MemoryFileSystem(Random(1))
+    store = open_store(fs, WalSettings(journal_file_bytes=4 << 20, segment_piece_bytes=4096, reserve_bytes=0))
+    logs = [store.create_group(group_id(bytes([9] * 16), at), f"t{at}", b"") for at in range(JOB_GROUPS + 5)]
+    for log in logs:
+        add(log, 5, 1000)
+    while store.has_staged():
+        flush(store)
+    for log in logs:
+        log.advance_commit(5)
+    assert store.memory_bytes == 5000 * len(logs)
+    background(store)
+    assert [log.durable.segments.written_index for log in logs] == [5] * JOB_GROUPS + [0] * 5
+    assert store.memory_bytes == 5000 * 5
+    background(store)
+    assert all(log.durable.segments.written_index == 5 for log in logs) and store.memory_bytes == 0
+    assert store.next_background() is None
+
+
+def test_less_than_a_piece_waits():
+    _, store, log = new_store()
+    add(log, 3, 1000)
+    committed(log, store)
+    assert store.next_background() is None
+    add(log, 2, 1000)
+    committed(log, store)
+    assert background(store) is not None and log.durable.segments.written_index == 5
+
+
+def test_without_space_a_piece_is_planned_again():
+    _, store, log = new_store()
+    add(log, 5, 1000)
+    committed(log, store)
+    job = store.next_background()
+    assert job is not None
+    job.failed = True  # as `run` says when the disk is full
+    assert store.disk_full is False
+    again = store.next_background()
+    assert store.disk_full and again is not None and again is not job
+    tasks: list[PieceTask] = again.tasks
+    assert [task.resume for task in tasks] == [False] and log.durable.segments.resume is True
+    again.run()
+    again.complete()
+    assert log.durable.segments.written_index == 5 and not log.durable.segments.resume and not store.disk_full
+
+
+def test_readers_of_the_tail_find_what_was_written_behind_in_memory_within_the_bound():
+    fs = MemoryFileSystem(Random(1))
+    store = open_store(fs, WalSettings(journal_file_bytes=1 << 20, segment_piece_bytes=SMALL.segment_piece_bytes, cache_bytes=7000, reserve_bytes=0))
+    log = store.create_group(group_id(bytes(16), 1), "topic", b"")
+    for _ in range(3):
+        add(log, 5, 1000)
+        committed(log, store)
+        background(store)
+    assert log.durable.segments.written_index == 15
+    assert log.memory_slice(10, 1) is None and log.memory_slice(11, 1) is not None
+
+
+def test_what_a_snapshot_replaced_while_it_was_written_does_not_count():
+    _, store, log = new_store()
+    add(log, 5, 1000)
+    committed(log, store)
+    job = store.next_background()
+    assert job is not None
+    job.run()
+    log.install_snapshot(20, 2, 40, b"voters")
+    job.complete()
+    assert log.durable.segments.written_index == 0 and store.memory_bytes == 0
