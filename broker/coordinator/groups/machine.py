@@ -202,7 +202,7 @@ class GroupsMachine:
     def forget_topic(self, topic: str, topic_id: bytes) -> None:
         """The topic was deleted. What is missed here, because leadership is about to change, is never told: offsets know the id of their topic."""
         for group_id, entry in list(self.state.entries.items()):
-            if topic in entry.offsets:
+            if entry.values_of(topic):
                 self._write_quietly(group_id, lambda group_id=group_id: self.offsets.forget_topic(group_id, topic, topic_id))  # type: ignore[misc]
 
     # -- questions ------------------------------------------------------------------------------------------------

@@ -155,11 +155,16 @@ class OffsetManager:
         return Outcome(errors, records)
 
     def forget_topic(self, group_id: str, topic: str, topic_id: bytes) -> Outcome[None]:
-        """The topic was deleted: offsets of this very topic go. Not shared."""
+        """The topic was deleted: offsets of this very topic go, also those of transactions that are not decided. Not shared.
+
+        A deletion takes all that is stored for a partition, so that one with anything of a successor of the same name is left as it is: what is of
+        the deleted topic is not told there, and can not overtake what was stored later.
+        """
         entry = self._state.entries.get(group_id)
         if entry is None:
             return Outcome(None)
-        gone = [number for number, value in entry.offsets.get(topic, {}).items() if value.topic_id in (b"", topic_id)]
+        stored = sorted(entry.values_of(topic).items())
+        gone = [number for number, values in stored if all(value.topic_id in (b"", topic_id) for value in values)]
         return Outcome(None, [offset_tombstone(OffsetKey(group_id, topic, number)) for number in gone])
 
     def expire(self, group_id: str, now_ms: int) -> Outcome[None]:

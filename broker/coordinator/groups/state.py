@@ -69,6 +69,15 @@ class GroupEntry:
         found = {(topic, partition) for topic, partitions in self.offsets.items() for partition in partitions}
         return sorted(found.union(*self.pending.values()))
 
+    def values_of(self, topic: str) -> dict[int, list[StoredOffset]]:
+        """All that is stored for the partitions of a topic: what is committed, and what transactions have not decided."""
+        found = {partition: [offset] for partition, offset in self.offsets.get(topic, {}).items()}
+        for offsets in self.pending.values():
+            for (name, partition), offset in offsets.items():
+                if name == topic:
+                    found.setdefault(partition, []).append(offset)
+        return found
+
     def put(self, topic: str, partition: int, offset: StoredOffset) -> None:
         self.offsets.setdefault(topic, {})[partition] = offset
 

@@ -95,6 +95,33 @@ class TestCommit:
         groups.clock.turn()
         assert groups.fetch().offset == -1
 
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_a_deleted_topic_takes_what_is_pending_for_it(self, groups: Groups, commits: bool) -> None:
+        """Otherwise who reads the successor of the same name would be told to wait for a transaction that has nothing to do with it."""
+        groups.commit_offset(5, producer=(42, 0))
+        groups.commit_offset(6, partition=1, producer=(42, 0))
+        groups.commit_offset(7, partition=1)
+        groups.commit_offset(8, topic="other", producer=(42, 0))
+        groups.machine.forget_topic("t", b"t" * 16)
+        groups.clock.turn()
+        assert [groups.fetch(partition=number, stable=True, topic_id=b"u" * 16).error for number in (0, 1)] == [ErrorCode.NONE] * 2
+        groups.inject(marker(42, 0, commits))
+        assert groups.fetch().offset == groups.fetch(partition=1).offset == -1
+        assert groups.machine.fetchable("g") == ({"other": [0]} if commits else {})
+
+    def test_what_is_of_the_successor_stays(self, groups: Groups) -> None:
+        """The successor's offsets came before its predecessor's deletion was seen here; one kind is pending, the other committed."""
+        successor = b"u" * 16
+        groups.commit_offset(5)
+        groups.commit_offset(6, producer=(42, 0), topic_id=successor)
+        groups.commit_offset(7, partition=1, producer=(43, 0))
+        groups.commit_offset(8, partition=1, topic_id=successor)
+        groups.machine.forget_topic("t", b"t" * 16)
+        groups.clock.turn()
+        groups.inject(marker(42, 0, True))
+        groups.inject(marker(43, 0, True))
+        assert [groups.fetch(partition=number, topic_id=successor).offset for number in (0, 1)] == [6, 8]
+
 
 class TestTransactions:
     def test_offsets_show_when_the_transaction_is_committed(self, groups: Groups) -> None:
