@@ -8,6 +8,7 @@ import pytest
 
 from broker.api import AppendResult, ReadResult
 from broker.errors import ErrorCode
+from broker.partition.transactions import AbortedIndex
 from broker.partition.verification import TransactionQuestion
 from broker.records.batch import CONTROL_BIT, TRANSACTIONAL_BIT, stored_batches
 from broker.records.builder import build_batch
@@ -350,3 +351,16 @@ def test_describe_producers(leader: Verified) -> None:
     leader.mark(True, epoch=1, coordinator_epoch=9)
     (one,) = leader.partition.describe_producers()  # type: ignore[misc]
     assert (one.epoch, one.last_sequence, one.first_offset, one.coordinator_epoch) == (1, -1, -1, 9)
+
+
+def test_an_aborted_transaction_costs_32_bytes_until_the_log_start_passes_its_marker() -> None:
+    index = AbortedIndex()
+    for number in range(1_000):
+        index.add(7, 2 * number, 2 * number + 1, 2 * number + 2)
+    assert len(index.encode()) == 32 * 1_000
+    index.trim(1_001)
+    assert len(index) == 500 and index.overlapping(0, 1_002) == [(7, 1_000)]
+    index.trim(1_002)
+    assert len(index) == 499 and AbortedIndex.decode(index.encode()).overlapping(0, 1_004) == [(7, 1_002)]
+    index.trim(2_000)
+    assert len(index) == 0 and index.encode() == b""
