@@ -418,7 +418,11 @@ class Driver:
         if kind == MessageType.APPEND_RESPONSE:
             progress = core.progress.get(message.sender)
             if progress is not None and progress.told_commit < progress.match_index and progress.told_commit < core.commit_index:
-                self._commit_changed[group.group_id] = group  # it holds now what was committed, and told to the others, before
+                # It holds now what was committed, and told to the others, before.
+                if group.eager_commit:
+                    core.broadcast_commit()
+                else:
+                    self._commit_changed[group.group_id] = group
         self._stepped(group)
 
     def _stepped(self, group: RaftGroup) -> None:
