@@ -53,12 +53,14 @@ chaos: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.run --frames $(or $(FRAMES),100000)
 
-# The deterministic simulator: one seed (SEED=17, twice the same), or many (SEEDS=200).
+# The deterministic simulator: one seed (SEED=17, twice the same), or many (SEEDS=200) of each workload (WORKLOAD=replication or coordinators).
+SIM = $(BIN)/python -m tests.simulation.run $(if $(WORKLOAD),--workload $(WORKLOAD))
+
 sim: $(STAMP)
-	$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+	$(SIM) $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
 
 sim-long: $(STAMP)
-	$(BIN)/python -m tests.simulation.run --seeds $(or $(SEEDS),1000)
+	$(SIM) --seeds $(or $(SEEDS),1000)
 
 # Break one rule at a time: each must be noticed by the simulator. Prints the table of docs/simulation.md.
 mutants: $(STAMP)

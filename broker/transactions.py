@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from broker.api import NewTopic
@@ -41,8 +42,8 @@ class Transactions:
         return self.service.observe(partition)
 
     def serve(self) -> None:
-        self._node.links.serve(METHOD_MARKERS, self._serve_markers)
-        self._node.links.serve(METHOD_VERIFY, self._serve_questions)
+        for method in (METHOD_MARKERS, METHOD_VERIFY):
+            self._node.links.serve(method, partial(self._serve, method))
 
     def start(self) -> None:
         self.service.start()
@@ -62,10 +63,8 @@ class Transactions:
         """Fulfils `broker.coordinator.transactions.wire.Send`."""
         if node != self._node.node_id:
             self._spawn(self._call(node, method, payload, reply))
-        elif method == METHOD_MARKERS:
-            self.service.receiver.receive(node, payload, reply)
         else:
-            self.service.serve_questions(payload, reply)
+            self.service.serve(node, method, payload, reply)
 
     async def _call(self, node: int, method: str, payload: bytes, reply: Reply) -> None:
         try:
@@ -75,14 +74,9 @@ class Transactions:
             return
         reply(answer)
 
-    async def _serve_markers(self, sender: int, payload: bytes) -> bytes:
+    async def _serve(self, method: str, sender: int, payload: bytes) -> bytes:
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.service.receiver.receive(sender, bytes(payload), lambda answer: _complete(future, answer))
-        return await future
-
-    async def _serve_questions(self, _sender: int, payload: bytes) -> bytes:
-        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self.service.serve_questions(bytes(payload), lambda answer: _complete(future, answer))
+        self.service.serve(sender, method, bytes(payload), lambda answer: _complete(future, answer))
         return await future
 
     # -- the controller -------------------------------------------------------------------------------------------

@@ -11,23 +11,23 @@ from typing import Any
 
 from crc32c import crc32c
 
-from broker.errors import ErrorCode
 from broker.refill import GENERATION_SHIFT
 from raft.core.core import Role
 from raft.core.message import Message, node_of
+from tests.simulation.calls import Calls
+from tests.simulation.coordinating import COORDINATORS, Coordinating
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Broken, Invariants
-from tests.simulation.meta import Allocator
 from tests.simulation.node import SimNode
 from tests.simulation.scheduler import SECOND_US, Scheduler
-from tests.simulation.workload import Flood, History, Reader, Writer, decode_values
+from tests.simulation.workload import REPLICATION, Replication, Workload
 from tests.simulation.world import SimNetwork
-from wal.entry import META_GROUP, META_TOPIC, GroupId, group_id
+from wal.entry import META_GROUP, META_TOPIC, GroupId
 from wal.errors import WalError, check
 
 HEAL_US = 30 * SECOND_US
 STEP_US = 200_000
-WRITERS = 2
+WORKLOADS: dict[str, Callable[[Any], Workload]] = {REPLICATION: Replication, COORDINATORS: Coordinating}
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Result:
 class Cluster:
     """Owns the nodes, the clients and the facts about them."""
 
-    def __init__(self, seed: int, groups: int = 2) -> None:
+    def __init__(self, seed: int, workload: str = REPLICATION) -> None:
         self.seed = seed
         self.scheduler = Scheduler(seed)
         self.random: Random = self.scheduler.random
@@ -51,16 +51,17 @@ class Cluster:
         damage = self.random.random() < 0.4
         self.node_ids = list(range(1, nodes + 1))
         self.first_voters = self.node_ids[:3]
-        self.topics: dict[GroupId, str] = {group_id(bytes(15) + bytes([16 + n]), 0): f"topic-{n}" for n in range(groups)}
+        self.workload: Workload = WORKLOADS[workload](self)
+        self.topics: dict[GroupId, str] = self.workload.topics
         self.victim = self.random.choice(self.node_ids) if damage else 0  # whose files are damaged; a minority, so that nothing is lost
-        self.has_meta = not damage  # a damaged replica of `__meta` is replaced with its broker, by hand
+        self.has_meta = self.workload.has_meta and not damage  # a damaged replica of `__meta` is replaced with its broker, by hand
         self.allocated: dict[int, tuple[int, int]] = {}  # first producer id of a block -> whose it is
         self.allocated_end = 0
         self.generations: Counter[tuple[int, GroupId]] = Counter()
-        self.group_names = {**self.topics, META_GROUP: META_TOPIC} if self.has_meta else self.topics
+        self.group_names = {**self.workload.names, META_GROUP: META_TOPIC} if self.has_meta else self.workload.names
         self.wished: dict[GroupId, frozenset[int]] = {group: frozenset(self.first_voters) for group in self.group_names}
-        self.histories = {group: History(topic) for group, topic in self.topics.items()}
         self.network = SimNetwork(self.scheduler, self.counts)
+        self.calls = Calls(self)
         self.invariants = Invariants(self)
         self.nodes: dict[int, SimNode] = {}
         for node in self.node_ids:
@@ -69,10 +70,7 @@ class Cluster:
         self.traps: list[Callable[[SimNode, Any], bool]] = []  # faults that wait for a moment; True when they have struck
         self.votes_given: defaultdict[tuple[GroupId, int], list[Message]] = defaultdict(list)  # by (group, candidate)
         self.pace_us = 20_000  # longest rest of a writer between two batches
-        self.writers = [Writer(self, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
-        self.allocators = [Allocator(self, number) for number in range(2 if self.has_meta else 0)]
-        self.floods = [Flood(self, group) for group in self.topics]
-        self.readers = [Reader(self, group) for group in self.topics]
+        self.workload.open()
 
     def live_nodes(self) -> list[SimNode]:
         return [node for node in self.nodes.values() if node.up and not node.clock.stopped]
@@ -110,6 +108,8 @@ class Cluster:
     # -- what a supervisor and a controller do ----------------------------------------------------------------------
 
     def on_fatal(self, node: SimNode, error: BaseException) -> None:
+        if isinstance(error, Broken):
+            raise error  # a checker looked on the node's own loop
         if not node.expected_fatal:
             raise Broken(f"node {node.id} stopped by itself: {type(error).__name__}: {error}") from error
         self.counts["stopped_on_fault"] += 1
@@ -169,11 +169,12 @@ class Cluster:
         self.counts[what if ok else f"{what}_not"] += 1
 
 
-def run_seed(seed: int, fault_seconds: float = 8.0) -> Result:
+def run_seed(seed: int, workload: str = REPLICATION, fault_seconds: float = 8.0) -> Result:
     """One whole run.
 
     Args:
         seed: decides everything.
+        workload: what clients do, one of WORKLOADS.
         fault_seconds: simulated time with faults.
 
     Raises:
@@ -182,7 +183,7 @@ def run_seed(seed: int, fault_seconds: float = 8.0) -> Result:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        return _run(Cluster(seed), fault_seconds)
+        return _run(Cluster(seed, workload), fault_seconds)
     finally:
         logging.disable(disabled)
 
@@ -192,14 +193,7 @@ def _run(cluster: Cluster, fault_seconds: float) -> Result:
     scheduler.after_event = cluster.invariants.after_event
     for node in cluster.nodes.values():
         node.start()
-    for writer in cluster.writers:
-        scheduler.at(cluster.random.randrange(SECOND_US), writer.next_batch)
-    for allocator in cluster.allocators:
-        scheduler.at(cluster.random.randrange(SECOND_US), allocator.next_block)
-    for flood in cluster.floods:
-        scheduler.at(SECOND_US, flood.burst)
-    for reader in cluster.readers:
-        scheduler.at(SECOND_US, reader.poll)
+    cluster.workload.start()
     scheduler.at(STEP_US, cluster.reconcile)
     faults = Faults(cluster)
     faults.start()
@@ -213,25 +207,16 @@ def _run(cluster: Cluster, fault_seconds: float) -> Result:
 
 
 def heal(cluster: Cluster) -> int:
-    """Every writer gets another batch acknowledged, then all rest, then all replicas become equal; returns how many ms that took."""
+    """Every client gets something done once more, then all rest, then all replicas become equal; returns how many ms that took."""
     scheduler = cluster.scheduler
     start_us = scheduler.now_us
-    for flood in cluster.floods:
-        flood.paused = True
     if cluster.victim:
         scrub(cluster.nodes[cluster.victim])
-    wanted = {writer.number: writer.batches + 2 for writer in cluster.writers}
-    blocks = {allocator.number: allocator.answered + 1 for allocator in cluster.allocators}
+    cluster.workload.finish()
     trouble = "nothing"
     while scheduler.now_us < start_us + HEAL_US:
         scheduler.run_until(scheduler.now_us + STEP_US)
-        for writer in cluster.writers:
-            writer.paused = writer.batches >= wanted[writer.number]
-        for allocator in cluster.allocators:
-            allocator.paused = allocator.answered >= blocks[allocator.number]
-        waiting = [writer.number for writer in cluster.writers if not writer.idle]
-        asking = [allocator.number for allocator in cluster.allocators if not allocator.idle]
-        trouble = f"writers {waiting}, allocators {asking} wait" if waiting or asking else why_not_equal(cluster)
+        trouble = cluster.workload.waiting() or why_not_equal(cluster)
         if not trouble:
             return (scheduler.now_us - start_us) // 1000
     raise Broken(f"NoProgress: {HEAL_US // SECOND_US} s after healing: {trouble}")
@@ -290,8 +275,7 @@ def check_at_rest(cluster: Cluster) -> None:
             state = group.log.capture_state()
             check(state is not None and state.index == group.applied_index, f"{name}: nothing to capture")
             check_log(group, known)
-        if group_id_ != META_GROUP:
-            cluster.histories[group_id_].check_final(read_all(cluster, leader, group_id_))
+    cluster.workload.check_final()
 
 
 def check_log(group: Any, known: list[tuple[int, int, int]]) -> None:
@@ -309,30 +293,3 @@ def check_log(group: Any, known: list[tuple[int, int, int]]) -> None:
             if entry.index != index or (entry.term, crc32c(entry.payload()), entry.base_offset) != known[index - 1]:
                 raise Broken(f"LogMatching: {group.name} holds {entry!r} at index {index}, committed was {known[index - 1]}")
             index += 1
-
-
-def read_all(cluster: Cluster, leader: SimNode, group: GroupId) -> list[bytes]:
-    """The whole partition from offset 0, through the ordinary read path."""
-    partition = leader.partitions[group]
-    values: list[bytes] = []
-    while len(values) < partition.high_watermark:
-        answers: list[Any] = []
-        for _ in range(20):  # answers that were slow before the healing may have let a lease run out
-            answers.clear()
-            partition.read(len(values), 64 << 10, -1, False, True, answers.append)
-            for _ in range(100):
-                if answers:
-                    break
-                cluster.scheduler.run_until(cluster.scheduler.now_us + 1000)
-            if answers and answers[0].error != ErrorCode.NOT_LEADER_OR_FOLLOWER:
-                break
-            cluster.scheduler.run_until(cluster.scheduler.now_us + STEP_US)
-        if not answers or answers[0].error:
-            raise Broken(f"Unreadable: {partition.topic} offset {len(values)}: {answers and answers[0].error}")
-        before = len(values)
-        for offset, value in decode_values(answers[0].chunks):
-            if offset == len(values):
-                values.append(value)
-        if len(values) == before:
-            raise Broken(f"Unreadable: {partition.topic} offset {before} gives nothing below the high watermark {partition.high_watermark}")
-    return values

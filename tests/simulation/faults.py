@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from broker.coordinator.transactions.state import DECIDED
 from raft.core.core import Role
 from raft.core.message import node_of
 from tests.simulation.scheduler import SECOND_US
+from wal.entry import GroupId
 
 if TYPE_CHECKING:
     from random import Random
@@ -56,6 +58,8 @@ class Faults:
             kinds[self.move_replica] = 4
         if cluster.victim:
             kinds[self.flip_bits] = 4
+        if cluster.workload.coordinators:
+            kinds |= {self.crash_coordinator: 3, self.crash_after_decision: 4, self.isolate_coordinator: 3, self.transfer_coordinator: 2}
         self.kinds = [kind for kind, weight in kinds.items() for _ in range(weight)]
 
     def start(self) -> None:
@@ -88,7 +92,9 @@ class Faults:
         self._crash(self._any())
 
     def crash_leader(self) -> None:
-        group = self.random.choice(list(self.cluster.topics))
+        self._crash_leader_of(self.random.choice(list(self.cluster.topics)))
+
+    def _crash_leader_of(self, group: GroupId) -> None:
         for node in self.cluster.live_nodes():
             if node.groups[group].serving:
                 self._crash(node)
@@ -252,6 +258,44 @@ class Faults:
         group = self.random.choice(list(self.cluster.topics))
         count = self.random.choice((3, 4) if self.cluster.victim else (2, 3, 3, 4))
         self.cluster.wished[group] = frozenset(self.random.sample(self.cluster.node_ids, count))
+
+    # -- coordinators ---------------------------------------------------------------------------------------------
+
+    def _coordinator(self) -> GroupId:
+        """A partition whose leader coordinates something."""
+        return self.random.choice(self.cluster.workload.coordinators)
+
+    def crash_coordinator(self) -> None:
+        self._crash_leader_of(self._coordinator())
+
+    def crash_after_decision(self) -> None:
+        """When the next transactions are decided, their coordinator, or a leader of their partitions, dies while that is carried out."""
+        left = self.random.choice((1, 2, 3))
+
+        def trap(node: SimNode, group: Any) -> bool:
+            nonlocal left
+            machine = node.hosted.transaction_machine(group.group_id)
+            if self.active and machine is not None and machine.shard.leading and any(t.state in DECIDED for t in machine.transactions.values()):
+                left -= 1
+                places = [place for t in machine.transactions.values() if t.state in DECIDED for place in sorted(t.partitions)]
+                victim = node
+                if places and self.random.random() < 0.5:
+                    victim = self.cluster.leader_of(self.cluster.workload.groups[self.random.choice(places)]) or node
+                self._later(20, 4000, lambda: self._crash(victim, self.random.random() < 0.5, 400_000))
+            return left <= 0 or not self.active
+
+        self.cluster.traps.append(trap)
+
+    def isolate_coordinator(self) -> None:
+        leader = self.cluster.leader_of(self._coordinator())
+        if leader is not None:
+            self._isolate(leader.id)
+
+    def transfer_coordinator(self) -> None:
+        group = self._coordinator()
+        leader = self.cluster.leader_of(group)
+        if leader is not None:
+            leader.groups[group].transfer_leadership(self.random.choice(self.cluster.node_ids))
 
     # -- the end --------------------------------------------------------------------------------------------------
 

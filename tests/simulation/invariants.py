@@ -35,6 +35,9 @@ class Invariant:
     def look(self, node: SimNode, group: Any) -> None:
         """Raises Broken."""
 
+    def on_rebuilt(self, node: SimNode, group_id: GroupId) -> None:
+        """The replica begins anew, in the same process: what it had applied counts no more."""
+
     def fail(self, group: Any, text: str) -> NoReturn:
         raise Broken(f"{type(self).__name__}: {group.name}: {text}")
 
@@ -114,6 +117,9 @@ class CommittedNeverChanges(Invariant):
                 index = entry.index + 1
         self.seen[key] = commit
 
+    def on_rebuilt(self, node: SimNode, group_id: GroupId) -> None:
+        self.seen.pop((node.id, node.incarnation, group_id), None)
+
     def _check(self, node: SimNode, group: Any, entry: Entry, known: list[Fact]) -> None:
         fact = (entry.term, entry.payload_crc, entry.base_offset)
         if entry.index <= len(known):
@@ -164,6 +170,9 @@ class HighWatermarkMonotonic(Invariant):
         self.marks[key] = mark
         if group.applied_index > group.core.commit_index:
             self.fail(group, f"node {node.id} applied {group.applied_index}, committed are {group.core.commit_index}")
+
+    def on_rebuilt(self, node: SimNode, group_id: GroupId) -> None:
+        self.marks.pop((node.id, node.incarnation, group_id), None)
 
 
 class LeaderCommitsItsOwnTerm(Invariant):
@@ -311,6 +320,7 @@ class Invariants:
             LeaderCommitsItsOwnTerm(cluster),
             self.watermarks,
             QuarantinedIsSilent(cluster),
+            *cluster.workload.invariants,
         ]
         self._marks: dict[tuple[int, GroupId], tuple[object, ...]] = {}
 
@@ -332,9 +342,8 @@ class Invariants:
         self.durability.on_crash(node)
 
     def on_rebuilt(self, node: SimNode, group_id: GroupId) -> None:
-        """A replica has begun anew: what its predecessor had applied counts no more."""
-        self.committed.seen.pop((node.id, node.incarnation, group_id), None)
-        self.watermarks.marks.pop((node.id, node.incarnation, group_id), None)
+        for invariant in self.all:
+            invariant.on_rebuilt(node, group_id)
 
     def on_recovered(self, node: SimNode, group_log: Any) -> None:
         self.durability.on_recovered(node, group_log)

@@ -26,6 +26,9 @@ from raft.core.state import LEADER, CoreState
 from raft.driver import Driver
 from raft.group import RaftGroup
 from tests.simulation.cluster import run_seed
+from tests.simulation.coordinating import COORDINATORS
+from tests.simulation.coordinator_mutants import COORDINATOR_MUTANTS
+from tests.simulation.workload import REPLICATION
 from wal import checkpoint, recovery
 from wal.durable import DurableLog
 from wal.group_log import GroupLog
@@ -299,6 +302,7 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {
     "journal files used again without a checkpoint": _journal_reused_before_the_checkpoint,
     "a deposed leader serves until the next turn": _deposed_leader_serves_until_the_next_turn,
     "copied entries keep their generation": _copied_entries_keep_their_generation,
+    **COORDINATOR_MUTANTS,
 }
 
 
@@ -324,10 +328,11 @@ def mutated(name: str) -> Iterator[None]:
 def hunt(job: tuple[str, int]) -> tuple[str, int, str]:
     """(name, seeds until killed or -1, what killed it)."""
     name, seeds = job
+    workload = COORDINATORS if name in COORDINATOR_MUTANTS else REPLICATION
     with mutated(name):
         for seed in range(seeds):
             try:
-                run_seed(seed)
+                run_seed(seed, workload)
             except Exception as error:  # noqa: BLE001 - any end but success kills the mutant
                 return name, seed + 1, f"{type(error).__name__}: {error}".splitlines()[0][:110]
     return name, -1, "survived"

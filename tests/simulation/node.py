@@ -72,6 +72,7 @@ class SimNode:
         self.partitions: dict[GroupId, Partition] = {}
         self.groups: dict[GroupId, RaftGroup] = {}
         self.meta: MetaReplica | None = None
+        self.hosted: Any = None
         self.expected_fatal = False
 
     def start(self) -> None:
@@ -98,6 +99,7 @@ class SimNode:
         self.driver.set_peers(set(cluster.node_ids))
         self.partitions, self.groups = {}, {}
         self.up = True
+        self.hosted = cluster.workload.host(self)
         for group_id, topic in cluster.topics.items():
             group_log = self.store.groups.get(group_id)
             if group_log is None:
@@ -113,6 +115,8 @@ class SimNode:
         if unknown := sorted(self.store.groups.keys() - self.groups.keys()):
             raise AssertionError(f"node {self.id} recovered groups that nobody made: {unknown}")
         self.driver.start()
+        if self.hosted is not None:
+            self.hosted.transactions.start()
         for peer in cluster.node_ids:
             if peer != self.id:
                 for lane in Lane:
@@ -186,11 +190,16 @@ class SimNode:
         store, clock = self.store, self.clock
         return PartitionContext(
             clock=clock,
-            wall_time_ms=lambda: 1_700_000_000_000 + self.cluster.scheduler.now_us // 1000,
+            wall_time_ms=self.wall_time_ms,
             disk_full=lambda: bool(store.disk_full),
             node_id=self.id,
             max_pending_bytes=64 << 10,
+            observe=self.hosted.coordination.observe if self.hosted is not None else None,
+            verify=self.hosted.transactions.verifier.verify if self.hosted is not None else None,
         )
+
+    def wall_time_ms(self) -> int:
+        return 1_700_000_000_000 + self.cluster.scheduler.now_us // 1000
 
     def crash(self, keep: Keep = "random") -> None:
         """kill -9 and power loss in one: the process is gone, and of what was not fsynced any part may be lost."""
@@ -214,6 +223,7 @@ class SimNode:
         self.disk.out.clear()
         self.files.crash(self.random, keep)
         self.cluster.network.node_died(self.id)
+        self.cluster.calls.node_died(self.id)
 
     # -- raft.driver.DriverEvents ---------------------------------------------------------------------------------
 
@@ -222,6 +232,8 @@ class SimNode:
 
     def on_news(self, sender: int, news: Any) -> None:
         self.cluster.counts["news"] += 1
+        if self.hosted is not None:
+            self.hosted.on_news(sender, news)
 
     def on_flush(self, milliseconds: int, size_bytes: int) -> None:
         self.cluster.counts["flushes"] += 1
@@ -236,6 +248,10 @@ class SimNode:
 
     def on_peer_lost(self, peer: int) -> None:
         self.cluster.counts["refused"] += 1
+        if self.hosted is not None:
+            self.hosted.leaders.node_gone(peer)
 
     def on_leader(self, group: RaftGroup) -> None:
         self.cluster.scheduler.trace(f"n{self.id} {group.name} term {group.term} leader {group.leader} serving {group.serving}")
+        if self.hosted is not None:
+            self.hosted.on_leader(group)

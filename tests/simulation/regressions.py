@@ -10,3 +10,6 @@ REGRESSIONS: dict[int, str] = {
     31: "a follower that reached the commit index after it had been told was never told it again",
     63: "a deposed leader took requests until its next turn, and stopped at a check; entries repeated in the journal kept their old generation",
 }
+
+COORDINATOR_REGRESSIONS: dict[int, str] = {}
+"""The same for the coordinators' workload."""

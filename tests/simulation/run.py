@@ -1,4 +1,7 @@
-"""`python -m tests.simulation.run --seeds 1000 [--first 0]` or `--seed 17`: run seeds, print what was counted, and each failing seed."""
+"""`python -m tests.simulation.run --seeds 1000 [--first 0]` or `--seed 17`: run seeds, print what was counted, and each failing seed.
+
+`--workload` names what the clients do (WORKLOADS of `tests.simulation.cluster`); without it many seeds run each of them, a single one the first.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import sys
 import traceback
 from collections import Counter
 
-from tests.simulation.cluster import Result, run_seed
+from tests.simulation.cluster import WORKLOADS, Result, run_seed
 
 
-def run_caught(seed: int) -> Result | str:
-    """The result, or the text of what went wrong."""
+def run_caught(job: tuple[int, str]) -> Result | str:
+    """The result of (seed, workload), or the text of what went wrong."""
     try:
-        return run_seed(seed)
+        return run_seed(*job)
     except Exception:  # noqa: BLE001 - reported with its seed
-        return f"seed {seed}:\n{traceback.format_exc()}"
+        return f"seed {job[0]} of {job[1]}:\n{traceback.format_exc()}"
 
 
 def main() -> int:
@@ -24,18 +27,29 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--workload", choices=[*WORKLOADS], default="")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quiet", action="store_true", help="only the last line of a failure")
     options = parser.parse_args()
     if options.seed is not None:
-        result = run_seed(options.seed)
+        result = run_seed(options.seed, options.workload or next(iter(WORKLOADS)))
         print(f"seed {result.seed}: trace {result.fingerprint}, {result.events} events")
         for name, count in sorted(result.counts.items()):
             print(f"  {name}: {count}")
         return 0
+    failed = [text for workload in WORKLOADS if options.workload in ("", workload) for text in run_many(workload, options)]
+    for text in failed:
+        seed, _, workload = text.split(":", 1)[0].removeprefix("seed ").partition(" of ")
+        print(f"replay with: make sim SEED={seed} WORKLOAD={workload}")
+    return 1 if failed else 0
+
+
+def run_many(workload: str, options: argparse.Namespace) -> list[str]:
+    """Run seeds; returns the texts of those that failed."""
     counts: Counter[str] = Counter()
     failed: list[str] = []
-    seeds = range(options.first, options.first + options.seeds)
+    seeds = [(seed, workload) for seed in range(options.first, options.first + options.seeds)]
+    print(f"{workload}:")
     with multiprocessing.Pool(options.processes) as pool:
         for done, outcome in enumerate(pool.imap_unordered(run_caught, seeds), 1):
             if isinstance(outcome, str):
@@ -47,10 +61,8 @@ def main() -> int:
                 print(f"{done}/{options.seeds}", file=sys.stderr)
     for name, count in sorted(counts.items()):
         print(f"  {name}: {count}")
-    print(f"{options.seeds - len(failed)} of {options.seeds} seeds passed")
-    for text in failed:
-        print("replay with: make sim SEED=" + text.split(":", 1)[0].removeprefix("seed "))
-    return 1 if failed else 0
+    print(f"{options.seeds - len(failed)} of {options.seeds} seeds of {workload} passed", flush=True)
+    return failed
 
 
 if __name__ == "__main__":

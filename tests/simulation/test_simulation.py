@@ -18,6 +18,7 @@ from tests.simulation.cluster import Result, run_seed
 from tests.simulation.mutants import hunt
 from tests.simulation.regressions import REGRESSIONS
 from tests.simulation.run import run_caught
+from tests.simulation.workload import REPLICATION
 
 SEEDS = int(os.environ.get("CHRONIK_SIM_SEEDS", "100"))
 FIRST = 1_000
@@ -87,7 +88,7 @@ def test_seeds() -> None:
     counts: Counter[str] = Counter()
     failed: list[str] = []
     with multiprocessing.Pool(2) as pool:
-        for outcome in pool.imap_unordered(run_caught, range(FIRST, FIRST + SEEDS)):
+        for outcome in pool.imap_unordered(run_caught, [(seed, REPLICATION) for seed in range(FIRST, FIRST + SEEDS)]):
             if isinstance(outcome, Result):
                 counts.update(outcome.counts)
             else:

@@ -4,24 +4,121 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from broker.api import AppendResult, ReadResult
 from broker.errors import ErrorCode
 from broker.records.builder import build_batch
 from broker.records.reader import Record, read_batches
-from tests.simulation.invariants import Broken
-from wal.entry import GroupId
+from tests.simulation.invariants import Broken, Invariant
+from tests.simulation.meta import Allocator
+from tests.simulation.scheduler import SECOND_US
+from wal.entry import GroupId, group_id
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
+    from tests.simulation.node import SimNode
 
+REPLICATION = "replication"
+WRITERS = 2
 RETRY_US = 60_000
+STEP_US = 200_000
 TIMEOUTS_US = (150_000, 1_500_000)
 """The short one repeats a batch to a leader that has not noticed yet that it is deposed."""
 FLOOD = b"flood"
 WALL_MS = 1_700_000_000_000
 MAY_BE_REFUSED = frozenset((ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.KAFKA_STORAGE_ERROR))
+
+
+class Workload(Protocol):
+    """What the clients of a cluster do, and on what. `names` of its groups are for people; `topics` are those of the partitions; the leaders of
+    `coordinators` coordinate; `groups` by (topic, partition). `client_loss`: how often something gets lost between a client and a node.
+
+    `finish` is called when everything is healed: each client gets something done once more and rests; `waiting` says who does not yet.
+    """
+
+    has_meta: bool
+    topics: dict[GroupId, str]
+    names: dict[GroupId, str]
+    histories: dict[GroupId, History]
+    coordinators: list[GroupId]
+    groups: dict[tuple[str, int], GroupId]
+    client_loss: float
+
+    @property
+    def invariants(self) -> list[Invariant]: ...
+
+    def open(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def host(self, node: SimNode) -> Any:
+        """What a process hosts besides its partitions (`tests.simulation.hosting`); None for nothing."""
+
+    def finish(self) -> None: ...
+
+    def waiting(self) -> str: ...
+
+    def check_final(self) -> None:
+        """All replicas are equal and at rest. Raises Broken."""
+
+
+class Replication:
+    """Records are written and read, ids are given out: what the layers below the coordinators promise."""
+
+    has_meta = True
+
+    def __init__(self, cluster: Cluster, groups: int = 2) -> None:
+        self.cluster = cluster
+        self.topics = {group_id(bytes(15) + bytes([16 + n]), 0): f"topic-{n}" for n in range(groups)}
+        self.names = self.topics
+        self.histories = {group: History(topic) for group, topic in self.topics.items()}
+        self.coordinators: list[GroupId] = []
+        self.groups: dict[tuple[str, int], GroupId] = {}
+        self.invariants: list[Invariant] = []
+        self.client_loss = 0.0
+        self._batches_wanted: dict[int, int] = {}
+        self._blocks_wanted: dict[int, int] = {}
+
+    def open(self) -> None:
+        cluster = self.cluster
+        self.writers = [Writer(cluster, group, 10 * index + n) for index, group in enumerate(self.topics) for n in range(WRITERS)]
+        self.allocators = [Allocator(cluster, number) for number in range(2 if cluster.has_meta else 0)]
+        self.floods = [Flood(cluster, group) for group in self.topics]
+        self.readers = [Reader(cluster, group) for group in self.topics]
+
+    def host(self, node: SimNode) -> None:
+        return None
+
+    def start(self) -> None:
+        scheduler, random = self.cluster.scheduler, self.cluster.random
+        for writer in self.writers:
+            scheduler.at(random.randrange(SECOND_US), writer.next_batch)
+        for allocator in self.allocators:
+            scheduler.at(random.randrange(SECOND_US), allocator.next_block)
+        for flood in self.floods:
+            scheduler.at(SECOND_US, flood.burst)
+        for reader in self.readers:
+            scheduler.at(SECOND_US, reader.poll)
+
+    def finish(self) -> None:
+        for flood in self.floods:
+            flood.paused = True
+        self._batches_wanted = {writer.number: writer.batches + 2 for writer in self.writers}
+        self._blocks_wanted = {allocator.number: allocator.answered + 1 for allocator in self.allocators}
+
+    def waiting(self) -> str:
+        for writer in self.writers:
+            writer.paused = writer.batches >= self._batches_wanted[writer.number]
+        for allocator in self.allocators:
+            allocator.paused = allocator.answered >= self._blocks_wanted[allocator.number]
+        writers = [writer.number for writer in self.writers if not writer.idle]
+        allocators = [allocator.number for allocator in self.allocators if not allocator.idle]
+        return f"writers {writers}, allocators {allocators} wait" if writers or allocators else ""
+
+    def check_final(self) -> None:
+        for group, history in self.histories.items():
+            history.check_final(read_all(self.cluster, group))
 
 
 class History:
@@ -77,7 +174,7 @@ class Writer:
 
     def __init__(self, cluster: Cluster, group_id: GroupId, number: int) -> None:
         self.cluster, self.group_id, self.number = cluster, group_id, number
-        self.history = cluster.histories[group_id]
+        self.history = cluster.workload.histories[group_id]
         self.producer_id = 1000 + number
         self.sequence = 0
         self.sent = 0
@@ -152,7 +249,7 @@ class Flood:
 
     def __init__(self, cluster: Cluster, group_id: GroupId) -> None:
         self.cluster, self.group_id = cluster, group_id
-        self.history = cluster.histories[group_id]
+        self.history = cluster.workload.histories[group_id]
         self.sent = 0
         self.paused = False
 
@@ -182,7 +279,7 @@ class Reader:
 
     def __init__(self, cluster: Cluster, group_id: GroupId) -> None:
         self.cluster, self.group_id = cluster, group_id
-        self.history = cluster.histories[group_id]
+        self.history = cluster.workload.histories[group_id]
         self.offset = 0
 
     def poll(self) -> None:
@@ -231,3 +328,38 @@ class Reader:
 def decode_values(chunks: Any) -> list[tuple[int, bytes]]:
     """(offset, value) of every record."""
     return [(record.offset, bytes(record.value or b"")) for record in read_batches(b"".join(chunks))]
+
+
+def read_all(cluster: Cluster, group: GroupId) -> list[bytes]:
+    """The whole partition from offset 0, through the ordinary read path; every offset holds a value."""
+    values: list[bytes] = []
+    while True:
+        answer = read_at(cluster, group, len(values), False)
+        if len(values) >= answer.high_watermark:
+            return values
+        before = len(values)
+        for offset, value in decode_values(answer.chunks):
+            if offset == len(values):
+                values.append(value)
+        if len(values) == before:
+            raise Broken(f"Unreadable: {cluster.group_names[group]} offset {before} gives nothing below the high watermark {answer.high_watermark}")
+
+
+def read_at(cluster: Cluster, group: GroupId, offset: int, read_committed: bool) -> ReadResult:
+    """One fetch from the leader, when all is healed."""
+    answers: list[ReadResult] = []
+    for _ in range(20):  # answers that were slow before the healing may have let a lease run out
+        answers.clear()
+        leader = cluster.leader_of(group)
+        if leader is not None:
+            leader.partitions[group].read(offset, 64 << 10, -1, read_committed, True, answers.append)
+        for _ in range(100):
+            if answers:
+                break
+            cluster.scheduler.run_until(cluster.scheduler.now_us + 1000)
+        if answers and answers[0].error != ErrorCode.NOT_LEADER_OR_FOLLOWER:
+            break
+        cluster.scheduler.run_until(cluster.scheduler.now_us + STEP_US)
+    if not answers or answers[0].error:
+        raise Broken(f"Unreadable: {cluster.group_names[group]} offset {offset}: {answers and answers[0].error}")
+    return answers[0]

@@ -20,7 +20,7 @@ from broker.coordinator.transactions.machine import Answer, Producer, ProducerId
 from broker.coordinator.transactions.markers import MarkerReceiver, MarkerSender, SenderParts
 from broker.coordinator.transactions.state import DECIDED, NO_PRODUCER_ID, VERSION_EPOCH_BUMP, TopicPartition, Transaction
 from broker.coordinator.transactions.verifier import Verifier
-from broker.coordinator.transactions.wire import decode_questions, encode_errors
+from broker.coordinator.transactions.wire import METHOD_MARKERS, decode_questions, encode_errors
 from broker.errors import ErrorCode, KafkaError
 from broker.partition.verification import TransactionQuestion
 from raft.api import Clock
@@ -194,7 +194,14 @@ class TransactionService:
         now_ms = self._parts.wall_time_ms()
         self._ask(transactional_id, lambda m, new_id: m.end(transactional_id, producer, commit, client_version, new_id, now_ms), done)
 
-    # -- verification ---------------------------------------------------------------------------------------------
+    # -- what nodes ask of each other -----------------------------------------------------------------------------
+
+    def serve(self, sender: int, method: str, payload: bytes, reply: Callable[[bytes], None]) -> None:
+        """A request of `broker.coordinator.transactions.wire`, of another node or of this one; `reply` is called once."""
+        if method == METHOD_MARKERS:
+            self.receiver.receive(sender, payload, reply)
+        else:
+            self.serve_questions(payload, reply)
 
     def serve_questions(self, payload: bytes, reply: Callable[[bytes], None]) -> None:
         """The coordinator's side of `txn.verify`."""
