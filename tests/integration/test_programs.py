@@ -1,0 +1,43 @@
+"""Programs with the three client libraries (tests/integration/programs), quiet and with a kill -9 of the coordinator's node.
+
+Nothing is lost, nothing is there twice. The libraries' programs of one capability run side by side; each cell of the matrix is a test of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.integration.programs.repertoire import LIBRARIES, REPERTOIRE, libraries_of
+from tests.integration.programs.scene import ENVIRONMENT, Stage
+from tests.processes import ProcessCluster
+
+NAMES = [library.name for library in LIBRARIES]
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ProcessCluster(tmp_path_factory.mktemp("programs"), environment=ENVIRONMENT) as running:
+        yield Stage(running)
+        assert running.surprises() == []
+
+
+@pytest.fixture(scope="module")
+def played() -> dict[tuple[str, bool], Mapping[str, list[str]]]:
+    """What was played already, with its problems by library."""
+    return {}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("library", NAMES)
+@pytest.mark.parametrize("kill", [False, True], ids=["quiet", "coordinator-killed"])
+@pytest.mark.parametrize("act", REPERTOIRE)
+def test_program(stage: Stage, played: dict[tuple[str, bool], Mapping[str, list[str]]], act: str, kill: bool, library: str) -> None:
+    (chosen,) = (one for one in LIBRARIES if one.name == library)
+    if act in chosen.lacks:
+        chosen.check_lacks()
+        pytest.skip(f"{library}: {chosen.lacks[act]}")
+    if (act, kill) not in played:
+        played[act, kill] = stage.run(act, REPERTOIRE[act].program, libraries_of(act), kill, REPERTOIRE[act].coordinators)
+    assert played[act, kill][library] == []
