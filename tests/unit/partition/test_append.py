@@ -8,7 +8,7 @@ from broker.errors import ErrorCode
 from broker.partition.config import TopicConfig
 from broker.records.batch import HEADER
 from broker.records.reader import read_batch, read_batches
-from tests.unit.partition.fakes import Replica, batch
+from tests.unit.partition.fakes import Replica, batch, idempotent
 from wal.entry import EntryKind
 from wal.errors import InvariantError
 
@@ -170,6 +170,14 @@ def test_lost_leadership_before_the_proposal_is_certain_after_it_unknown(leader:
     assert leader.pending_told == 0 and leader.partition.waiting_appends == 0
     leader.commit()
     assert len(proposed) == 1, "committed later under another leader: the answer has been given"
+
+
+def test_a_leader_that_may_be_deposed_says_nothing_final_of_a_producer(leader: Replica) -> None:
+    """It may know an old state of the producers: a producer that is told OUT_OF_ORDER_SEQUENCE_NUMBER gives up."""
+    assert leader.produce(idempotent(0)).error is ErrorCode.NONE
+    assert leader.produce(idempotent(5)).error is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    leader.group.lease = False
+    assert leader.produce(idempotent(5)).error is ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
 def test_a_refused_proposal_was_certainly_not_appended(leader: Replica) -> None:

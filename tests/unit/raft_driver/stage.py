@@ -184,9 +184,9 @@ class Stage:
             self.turn()
         self.clock.now = end
 
-    def hear(self, peer: int, *messages: Message, beat: int = 0) -> None:
-        """The peer says something on its own sessions; what follows waits for a turn."""
-        for lane, data in self._lanes(peer, messages, beat, 0):
+    def hear(self, peer: int, *messages: Message, beat: int = 0, number: int = 0) -> None:
+        """The peer says something on its own sessions; what follows waits for a turn. `number`: of the data message."""
+        for lane, data in self._lanes(peer, messages, beat, number):
             self.driver.on_request(peer, lane, data)
 
     def answered(self, peer: int, *messages: Message, beat: int = 0) -> None:

@@ -176,6 +176,20 @@ class TestPromises:
         assert "1->2 APPEND_RESPONSE term=1 at=0/3" in stage.said(2)
 
 
+class TestBackPressure:
+    def test_data_that_found_no_room_is_not_confirmed_while_the_memory_is_full(self) -> None:
+        """The leader sends no more before the number of its last message comes back."""
+        wal = WalSettings(journal_file_bytes=32 << 10, flush_entries_max=1, reserve_bytes=0, segment_piece_bytes=4096, memory_limit_bytes=1)
+        stage = Stage(wal=wal)
+        stage.hear(2, Message(MessageType.APPEND, 2, 1, 1, entries=[entry(1), entry(2)]), number=7)
+        stage.turn()
+        stage.flush()
+        assert stage.disk.flushes and stage.store.memory_bytes > 1
+        assert all(batch.beat != 7 for batch in stage.batches(2))
+        stage.flush()
+        assert any(batch.beat == 7 for batch in stage.batches(2))
+
+
 class TestSnapshots:
     def test_what_gets_lost_on_the_way_of_a_snapshot_is_found_out_by_asking_again(self, leader: Stage) -> None:
         """The member that needs one was replicating a moment ago, so that nobody looked after it."""
