@@ -12,6 +12,7 @@ from broker.coordinator.shards import partition_for
 from broker.coordinator.transactions.state import RESTING
 from broker.errors import ErrorCode
 from broker.metadata.image import MetadataImage, PartitionImage, TopicImage
+from broker.partition.partition import LATEST
 from broker.records.batch import CONTROL_BIT, LOG_OVERHEAD_BYTES, TRANSACTIONAL_BIT, stored_batches
 from broker.records.control import markers_of
 from broker.records.reader import read_batches
@@ -280,7 +281,15 @@ class Watcher:
                 elif result.error == ErrorCode.OFFSET_OUT_OF_RANGE:
                     raise Broken(f"OffsetOutOfRange: {self.place} offset {asked} was readable before")
 
-            partition.read(asked, 4096, -1, True, True, done)
+            def listed(error: ErrorCode, _: int, stable: int, __: int) -> None:
+                if error is ErrorCode.NONE:
+                    self.cluster.counts["listed"] += 1
+                    self.workload.stable.told(self.place, floor, stable, partition.high_watermark)
+
+            if self.cluster.random.random() < 0.1:
+                partition.list_offset(LATEST, -1, True, listed)
+            else:
+                partition.read(asked, 4096, -1, True, True, done)
 
         node.clock.run(ask)
 

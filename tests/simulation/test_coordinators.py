@@ -40,6 +40,7 @@ EFFECTS = (
     "commit_refused",
     "commit_unknown",
     "group_commits",
+    "listed",
     "member_died",
     "member_left",
     "member_slept",

@@ -110,9 +110,10 @@ class Producer:
         return answer.error
 
     def end(self, commit: bool) -> Steps[Outcome]:
-        """EndTxn."""
+        """EndTxn. Without the epoch bump one that comes late would end the next transaction of the same epoch: that is what KIP-890 is for."""
         producer, accepted, version = self.id, self._fenced(), 2 if self.bumps else 0
-        answer, sure = yield from self._coordinate(lambda service, done: service.end(self.transactional_id, producer, commit, version, done))
+        name, late = self.transactional_id, 1 if self.bumps else 0
+        answer, sure = yield from self._coordinate(lambda service, done: service.end(name, producer, commit, version, done), late)
         if not answer.error:
             if commit:
                 accepted("EndTxn")
