@@ -94,8 +94,9 @@ class Journal:
                     self.problems.append(f"{member} is given {row.partition}/{row.offset} and does not own the partition")
                     continue
                 self._follow(run, row)
-                before = self.given.setdefault((row.partition, row.offset), row.value)
-                if before is not row.value:
+                before = self.given.get((row.partition, row.offset))
+                self.given[row.partition, row.offset] = row.value
+                if before is not None:
                     self.given_twice += 1
                     if before != row.value:
                         self.problems.append(f"{row.partition}/{row.offset} is {row.value!r}, and was {before!r}")

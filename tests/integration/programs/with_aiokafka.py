@@ -108,12 +108,10 @@ class AioReader:
         return int(run(self._step()))
 
     async def _step(self) -> int:
-        async with self._busy:
-            rows = await self._poll(0.02)
-            if rows:
+        rows = await self._poll(0.05)  # waits for the end of a rebalance: never while busy
+        if rows:
+            async with self._busy:
                 await self._commit(next_offsets(rows))
-        if not rows:
-            await asyncio.sleep(0.05)
         return len(rows)
 
     def commit(self, offsets: Mapping[int, int]) -> bool:
