@@ -325,12 +325,19 @@ class Driver:
         found = self.peers.get(peer)
         if found is None or self.stopped:
             return
-        batch = self._decode(found, data)
+        envelope, batch = self._decode(found, data)
         try:
+            # Answers that came along with appends are about our own session; what an earlier process of the peer answered counts no more there.
+            believed = envelope.incarnation == found.incarnation
             for group_id, message in batch.messages:
                 group = self.groups.get(group_id)
                 if group is not None and message.receiver == group.core.replica:
-                    self._step_request(group, found, message)
+                    if message.type != MessageType.APPEND_RESPONSE:
+                        self._step_request(group, found, message)
+                    elif believed:
+                        self._step_answer(group, found, message)
+            if batch.echo and believed:
+                self._data_acked(found, batch.echo)
             if lane == Lane.CONTROL and batch.beat:
                 found.heard_ms = self.clock.now_ms()
                 found.beat_to_answer = batch.beat
@@ -348,7 +355,7 @@ class Driver:
         found = self.peers.get(peer)
         if found is None or self.stopped:
             return
-        batch = self._decode(found, data)
+        batch = self._decode(found, data)[1]
         try:
             for group_id, message in batch.messages:
                 group = self.groups.get(group_id)
@@ -359,18 +366,23 @@ class Driver:
                 found.silent = False
                 for group in list(self._confirming.values()):
                     self._confirm(group)
-            elif found.data_acked < batch.beat <= found.data_sent:
-                found.data_acked = batch.beat
-                if found.requests[Lane.DATA]:
-                    self.schedule_turn()
+            elif batch.beat:
+                self._data_acked(found, batch.beat)
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause
             self.fatal(error)
 
-    def _decode(self, peer: Peer, data: memoryview) -> Batch:
+    def _data_acked(self, peer: Peer, number: int) -> None:
+        """The peer has flushed our data messages up to `number`."""
+        if peer.data_acked < number <= peer.data_sent:
+            peer.data_acked = number
+            if peer.requests[Lane.DATA]:
+                self.schedule_turn()
+
+    def _decode(self, peer: Peer, data: memoryview) -> tuple[Envelope, Batch]:
         envelope, batch = decode_batch(data)
         if envelope.sender != peer.node or envelope.cluster_id != self.identity.cluster_id:
             raise WireError(f"a message of node {envelope.sender} came on the session of node {peer.node}, or it is from another cluster")
-        return batch
+        return envelope, batch
 
     def _step_request(self, group: RaftGroup, peer: Peer, message: Message) -> None:
         if group.log.quarantined:
@@ -423,6 +435,9 @@ class Driver:
                     core.broadcast_commit()
                 else:
                     self._commit_changed[group.group_id] = group
+            if not core.changed and not core.messages and not core.reads:
+                self._touched[group.group_id] = group  # the second of two followers: no hurry, the next turn will do
+                return
         self._stepped(group)
 
     def _stepped(self, group: RaftGroup) -> None:
@@ -553,7 +568,7 @@ class Driver:
                 self._on_beat(now)
             self.elections.timers.expire(now, self.elections.fire)
             self.flushing.maybe_seal(now)
-            if self.dirty and self.flushing.out:
+            if self._touched or (self.dirty and self.flushing.out):
                 self.schedule_turn()
             self.flushing.start_background()
         except BaseException as error:  # noqa: BLE001 - any surprise here ends the worker, with its cause

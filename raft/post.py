@@ -29,6 +29,7 @@ ANSWERS = frozenset(
     )
 )
 Outbox = list[tuple[GroupId, Message]]
+CONTROL, DATA = Lane.CONTROL, Lane.DATA
 
 DATA_MESSAGES_IN_FLIGHT = 2
 """Data messages that a peer has not flushed yet, at most: what comes meanwhile gathers, so that load makes messages and flushes larger, not more."""
@@ -74,60 +75,73 @@ class Post:
                 telling.vote_requested(group, message)
 
     def send(self) -> None:
-        """Send everything that waits and would leave at once; the rest gathers, so that a busy connection carries fewer, larger messages."""
+        """Send everything that waits and would leave at once; the rest gathers, so that a busy connection carries fewer, larger messages.
+
+        Answers to a peer's appends go along with appends of our own to that peer, when some leave now: one message less at both ends.
+        """
         ready = self.network.ready
         for peer in self.peers.values():
-            for lane in (Lane.CONTROL, Lane.DATA):
-                if (
-                    peer.requests[lane]
-                    and ready(peer.node, lane, True)
-                    and (lane == Lane.CONTROL or peer.data_sent - peer.data_acked < DATA_MESSAGES_IN_FLIGHT)
-                ):
-                    messages, peer.requests[lane] = peer.requests[lane], []
-                    self._send_requests(peer, lane, messages, 0, [])
-                beat = peer.beat_to_answer if lane == Lane.CONTROL else peer.data_flushed if peer.data_flushed != peer.data_echoed else 0
-                if (beat or peer.answers[lane]) and ready(peer.node, lane, False):
-                    messages, peer.answers[lane] = peer.answers[lane], []
-                    if lane == Lane.CONTROL:
-                        peer.beat_to_answer = 0
-                    elif beat:
-                        peer.data_echoed = beat
-                    self.network.send_answer(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, [])))
+            requests, answers = peer.requests, peer.answers
+            if requests[CONTROL] and ready(peer.node, CONTROL, True):
+                messages, requests[CONTROL] = requests[CONTROL], []
+                self._send_batch(peer, CONTROL, Batch(messages))
+            beat = peer.beat_to_answer
+            if (beat or answers[CONTROL]) and ready(peer.node, CONTROL, False):
+                messages, answers[CONTROL] = answers[CONTROL], []
+                peer.beat_to_answer = 0
+                self.network.send_answer(peer.node, CONTROL, encode_batch(self.envelope, Batch(messages, beat)))
+            if requests[DATA] and peer.data_sent - peer.data_acked < DATA_MESSAGES_IN_FLIGHT and ready(peer.node, DATA, True):
+                messages, requests[DATA] = requests[DATA], []
+                self._send_data(peer, messages)
+            echo = peer.data_flushed if peer.data_flushed != peer.data_echoed else 0
+            if (echo or answers[DATA]) and ready(peer.node, DATA, False):
+                messages, answers[DATA] = answers[DATA], []
+                if self.network.send_answer(peer.node, DATA, encode_batch(self.envelope, Batch(messages, echo))):
+                    peer.data_echoed = echo or peer.data_echoed
+                else:
+                    answers[DATA] = messages
 
     def beat(self, peer: Peer) -> None:
         """One beat: everything that waits on the control lane goes with it, and counts as said before it."""
         messages, peer.requests[Lane.CONTROL] = peer.requests[Lane.CONTROL], []
         news, peer.news = list(peer.news.values()), {}
-        self._send_requests(peer, Lane.CONTROL, messages, peer.next_beat(self.clock.now_ms()), news)
+        self._send_batch(peer, CONTROL, Batch(messages, peer.next_beat(self.clock.now_ms()), news))
         if telling.debugging():
             telling.heartbeat_sent(peer.node)
 
-    def _send_requests(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
+    def _send_data(self, peer: Peer, messages: Outbox) -> None:
+        """Appends in messages of bounded size, an entry larger than the usual message alone; our answers to the peer go with the first."""
+        answers, peer.answers[DATA] = peer.answers[DATA], []
+        echo = peer.data_flushed if peer.data_flushed != peer.data_echoed else 0
         start = size = 0
-        if lane == Lane.DATA:
-            # An entry larger than the usual message travels alone; everything else of this turn goes out in messages of bounded size.
-            for position, (_, message) in enumerate(messages):
-                length = 0
-                for entry in message.entries:
-                    length += entry.size
-                if size and size + length > self.max_message_bytes:
-                    self._send_batch(peer, lane, messages[start:position], 0, [])
-                    start, size = position, 0
-                size += length
-        self._send_batch(peer, lane, messages[start:] if start else messages, beat, news)
+        for position, (_, message) in enumerate(messages):
+            length = 0
+            for entry in message.entries:
+                length += entry.size
+            if size and size + length > self.max_message_bytes:
+                self._send_appends(peer, answers, messages[start:position], echo)
+                answers, echo = [], 0
+                start, size = position, 0
+            size += length
+        self._send_appends(peer, answers, messages[start:] if start else messages, echo)
 
-    def _send_batch(self, peer: Peer, lane: Lane, messages: Outbox, beat: int, news: list[LeaderNews]) -> None:
-        if lane == Lane.DATA:
-            beat = peer.data_sent + 1
-        if self.network.send_request(peer.node, lane, encode_batch(self.envelope, Batch(messages, beat, news))):
-            if lane == Lane.DATA:
-                peer.data_sent = beat
-            return
-        for group_id, message in messages:
+    def _send_appends(self, peer: Peer, answers: Outbox, appends: Outbox, echo: int) -> None:
+        number = peer.data_sent + 1
+        if self._send_batch(peer, DATA, Batch(answers + appends if answers else appends, number, None, echo)):
+            peer.data_sent = number
+            peer.data_echoed = echo or peer.data_echoed
+        else:
+            peer.answers[DATA] = answers + peer.answers[DATA]  # they can still go the other way
+
+    def _send_batch(self, peer: Peer, lane: Lane, batch: Batch) -> bool:
+        if self.network.send_request(peer.node, lane, encode_batch(self.envelope, batch)):
+            return True
+        for group_id, message in batch.messages:
             if message.type == MessageType.APPEND:
                 self.append_dropped(group_id, message)
-        for item in news:
+        for item in batch.news:
             peer.news.setdefault(item.group, item)
+        return False
 
     # -- news -----------------------------------------------------------------------------------------------------
 

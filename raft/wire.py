@@ -29,6 +29,7 @@ _MESSAGE = Struct("<20sBBxxI7q")
 _ENTRY = Struct("<BxxxIIIqqq")
 _NEWS = Struct("<20sqIHxx")
 _NODE = Struct("<I")
+_ECHO = Struct("<Q")
 
 _TAG_CLUSTER = b"\x0a\x10"
 _TAG_SENDER = b"\x15"
@@ -38,6 +39,7 @@ _TAG_CRC = b"\x2d"
 _TAG_MESSAGES = b"\x32"
 _TAG_ENTRIES = b"\x3a"
 _TAG_NEWS = b"\x42"
+_TAG_ECHO = b"\x49"
 _TAG_PAYLOAD = b"\x7a"
 _PREFIX_TAGS = (_TAG_CLUSTER, _TAG_SENDER, _TAG_INCARNATION, _TAG_BEAT, _TAG_CRC)
 
@@ -63,14 +65,20 @@ class LeaderNews(NamedTuple):
 
 
 class Batch:
-    """What one node has to say to another in one turn. `beat`: sequence number of a beat, 0 none; an answer echoes it."""
+    """What one node has to say to another in one turn. `beat`: sequence number of a beat, 0 none; an answer echoes it.
 
-    __slots__ = ("beat", "messages", "news")
+    `echo`: as the beat of an answer, in a request that carries answers along, 0 none.
+    """
 
-    def __init__(self, messages: list[tuple[GroupId, Message]] | None = None, beat: int = 0, news: list[LeaderNews] | None = None) -> None:
+    __slots__ = ("beat", "echo", "messages", "news")
+
+    def __init__(
+        self, messages: list[tuple[GroupId, Message]] | None = None, beat: int = 0, news: list[LeaderNews] | None = None, echo: int = 0
+    ) -> None:
         self.messages: list[tuple[GroupId, Message]] = [] if messages is None else messages
         self.beat = beat
         self.news: list[LeaderNews] = [] if news is None else news
+        self.echo = echo
 
 
 class Envelope(NamedTuple):
@@ -122,6 +130,8 @@ def encode_batch(envelope: Envelope, batch: Batch, out: list[Buffer] | None = No
     news = _encode_news(batch.news) if batch.news else b""
     crc = crc32c(_CHECKED.pack(envelope.cluster_id, envelope.sender, envelope.incarnation, batch.beat))
     crc = crc32c(news, crc32c(table, crc32c(messages, crc)))
+    if batch.echo:
+        crc = crc32c(_ECHO.pack(batch.echo), crc)
     parts = [
         _PREFIX.pack(
             _TAG_CLUSTER,
@@ -136,6 +146,8 @@ def encode_batch(envelope: Envelope, batch: Batch, out: list[Buffer] | None = No
             crc,
         )
     ]
+    if batch.echo:
+        parts += (_TAG_ECHO, _ECHO.pack(batch.echo))
     if messages:
         parts += (_TAG_MESSAGES, _varint(len(messages)), messages)
     if table:
@@ -154,17 +166,18 @@ def encode_batch(envelope: Envelope, batch: Batch, out: list[Buffer] | None = No
 
 def decode_batch(data: memoryview) -> tuple[Envelope, Batch]:
     """Read one transport message. Payloads are slices of `data`, which must not change afterwards. WireError on anything malformed."""
-    envelope, beat, crc, messages, table, news, payload = _walk(data)
+    envelope, beat, crc, echo, messages, table, news, payload = _walk(data)
     if len(envelope.cluster_id) != 16:
         raise WireError(f"the cluster id has {len(envelope.cluster_id)} bytes instead of 16")
     found = crc32c(_CHECKED.pack(*envelope, beat))
-    if crc32c(news, crc32c(table, crc32c(messages, found))) != crc:
+    found = crc32c(news, crc32c(table, crc32c(messages, found)))
+    if (crc32c(_ECHO.pack(echo), found) if echo else found) != crc:
         raise WireError("the headers of the message do not match their checksum")
     if len(messages) % _MESSAGE.size or len(table) % _ENTRY.size:
         raise WireError("a table of the message does not end with a whole row")
     if len(messages) // _MESSAGE.size > MAX_MESSAGES or len(table) // _ENTRY.size > MAX_MESSAGES:
         raise WireError(f"more than {MAX_MESSAGES} rows in one message")
-    return envelope, Batch(_decode_messages(messages, table, payload), beat, _decode_news(news) if len(news) else [])
+    return envelope, Batch(_decode_messages(messages, table, payload), beat, _decode_news(news) if len(news) else [], echo)
 
 
 def _decode_messages(messages: memoryview, table: memoryview, payload: memoryview) -> list[tuple[GroupId, Message]]:
@@ -248,10 +261,10 @@ def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
     raise WireError("a number that does not end")
 
 
-def _walk(data: memoryview) -> tuple[Envelope, int, int, memoryview, memoryview, memoryview, memoryview]:
+def _walk(data: memoryview) -> tuple[Envelope, int, int, int, memoryview, memoryview, memoryview, memoryview]:
     """Find the fields: any order, the last of a kind counts, missing ones are zero, unknown ones are skipped, as protobuf demands of a reader."""
     cluster_id: bytes | memoryview = b""
-    numbers = [0, 0, 0, 0, 0, 0]
+    numbers = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     messages = table = news = payload = data[:0]
     position, end = 0, len(data)
     if end >= _PREFIX.size:
@@ -285,8 +298,8 @@ def _walk(data: memoryview) -> tuple[Envelope, int, int, memoryview, memoryview,
             width = 8 if wire_type == 1 else 4
             if width > end - position:
                 raise WireError(f"field {field} is cut short")
-            if 2 <= field <= 5:
-                if (width == 8) != (field == 3 or field == 4):
+            if 2 <= field <= 5 or field == 9:
+                if (width == 8) != (field == 3 or field == 4 or field == 9):
                     raise WireError(f"field {field} has the wrong type")
                 numbers[field] = int.from_bytes(data[position : position + width], "little")
             position += width
@@ -296,4 +309,4 @@ def _walk(data: memoryview) -> tuple[Envelope, int, int, memoryview, memoryview,
             raise WireError(f"field {field} has the wire type {wire_type}")
         if not field:
             raise WireError("a field without a number")
-    return Envelope(bytes(cluster_id), numbers[2], numbers[3]), numbers[4], numbers[5], messages, table, news, payload
+    return Envelope(bytes(cluster_id), numbers[2], numbers[3]), numbers[4], numbers[5], numbers[9], messages, table, news, payload

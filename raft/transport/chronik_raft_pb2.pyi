@@ -27,7 +27,7 @@ REFUSED: SnapshotError
 FAILED: SnapshotError
 
 class RaftBatch(_message.Message):
-    __slots__ = ("cluster_id", "sender", "incarnation", "beat", "headers_crc", "messages", "entries", "news", "payload")
+    __slots__ = ("cluster_id", "sender", "incarnation", "beat", "headers_crc", "messages", "entries", "news", "echo", "payload")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class RaftBatch(_message.Message):
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     NEWS_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     cluster_id: bytes
     sender: int
@@ -45,8 +46,9 @@ class RaftBatch(_message.Message):
     messages: bytes
     entries: bytes
     news: bytes
+    echo: int
     payload: bytes
-    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., headers_crc: _Optional[int] = ..., messages: _Optional[bytes] = ..., entries: _Optional[bytes] = ..., news: _Optional[bytes] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, cluster_id: _Optional[bytes] = ..., sender: _Optional[int] = ..., incarnation: _Optional[int] = ..., beat: _Optional[int] = ..., headers_crc: _Optional[int] = ..., messages: _Optional[bytes] = ..., entries: _Optional[bytes] = ..., news: _Optional[bytes] = ..., echo: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class SnapshotChunk(_message.Message):
     __slots__ = ("cluster_id", "topic_id", "partition", "node_id", "incarnation", "index", "term", "total_size", "position", "crc", "data")

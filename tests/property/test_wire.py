@@ -44,7 +44,8 @@ def messages(draw: st.DrawFn) -> Message:
 
 
 news = st.builds(LeaderNews, group, number, small, st.lists(small, max_size=5).map(tuple))
-batches = st.builds(Batch, st.lists(st.tuples(group, messages()), max_size=6), st.integers(0, 2**64 - 1), st.lists(news, max_size=4))
+numbers = st.integers(0, 2**64 - 1)
+batches = st.builds(Batch, st.lists(st.tuples(group, messages()), max_size=6), numbers, st.lists(news, max_size=4), st.just(0) | numbers)
 
 
 def plain_entry(entry: Entry) -> tuple[object, ...]:
@@ -69,7 +70,7 @@ def plain(batch: Batch) -> object:
         )
         for g, m in batch.messages
     ]
-    return heads, batch.beat, batch.news
+    return heads, batch.beat, batch.news, batch.echo
 
 
 @settings(deadline=None, max_examples=150)
@@ -90,7 +91,7 @@ def test_what_goes_in_comes_out(who: Envelope, batch: Batch) -> None:
 @given(envelope, batches)
 def test_it_is_protobuf_both_ways(who: Envelope, batch: Batch) -> None:
     official = pb.RaftBatch.FromString(b"".join(encode_batch(who, batch, None)))
-    assert (official.cluster_id, official.sender, official.incarnation, official.beat) == (*who, batch.beat)
+    assert (official.cluster_id, official.sender, official.incarnation, official.beat, official.echo) == (*who, batch.beat, batch.echo)
     assert official.payload == b"".join(entry.payload() for _, message in batch.messages for entry in message.entries)
     found, decoded = decode_batch(memoryview(official.SerializeToString()))
     assert found == who
