@@ -63,6 +63,7 @@ class Coordinating:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.partitions = {topic: cluster.random.choice(counts) for topic, counts in PARTITIONS.items()}
+        self.fault_rest_us = cluster.random.choice(((30_000, 1_200_000), (200_000, 3_000_000)))  # in calm runs much more gets done
         self._ids = {name: bytes(15) + bytes([32 + number]) for number, name in enumerate((*PARTITIONS, PLAIN_TOPIC))}
         self.groups: dict[Place, GroupId] = {
             (topic, n): group_id(self._ids[topic], n) for topic, count in self.partitions.items() for n in range(count)

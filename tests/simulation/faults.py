@@ -73,7 +73,7 @@ class Faults:
         self.cluster.counts[f"fault_{name}"] += 1
         self.cluster.scheduler.trace(name)
         kind()
-        self.cluster.scheduler.at(self.random.randrange(30_000, 1_200_000), self._next)
+        self.cluster.scheduler.at(self.random.randrange(*self.cluster.workload.fault_rest_us), self._next)
 
     def _later(self, low_us: int, high_us: int, callback: Callable[[], None]) -> None:
         self.cluster.scheduler.at(self.random.randrange(low_us, high_us), callback)

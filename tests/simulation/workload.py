@@ -32,7 +32,8 @@ MAY_BE_REFUSED = frozenset((ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_
 
 class Workload(Protocol):
     """What the clients of a cluster do, and on what. `names` of its groups are for people; `topics` are those of the partitions; the leaders of
-    `coordinators` coordinate; `groups` by (topic, partition). `client_loss`: how often something gets lost between a client and a node.
+    `coordinators` coordinate; `groups` by (topic, partition). `client_loss`: how often something gets lost between a client and a node;
+    `fault_rest_us`: shortest and longest time from one fault to the next.
 
     `finish` is called when everything is healed: each client gets something done once more and rests; `waiting` says who does not yet.
     """
@@ -44,6 +45,7 @@ class Workload(Protocol):
     coordinators: list[GroupId]
     groups: dict[tuple[str, int], GroupId]
     client_loss: float
+    fault_rest_us: tuple[int, int]
 
     @property
     def invariants(self) -> list[Invariant]: ...
@@ -67,6 +69,7 @@ class Replication:
     """Records are written and read, ids are given out: what the layers below the coordinators promise."""
 
     has_meta = True
+    fault_rest_us = (30_000, 1_200_000)
 
     def __init__(self, cluster: Cluster, groups: int = 2) -> None:
         self.cluster = cluster
