@@ -20,7 +20,7 @@ def run(job: Job) -> None:
     consumer.assign([TopicPartition(job.topic, partition, 0) for partition in range(job.partitions)])
     end = start + 300
     while records < wanted and time.perf_counter() < end:
-        for message in consumer.consume(10_000, 1.0):
+        for message in consumer.consume(min(10_000, wanted - records), 1.0):
             if message.error() is None:
                 records += 1
                 size += len(message.value() or b"")

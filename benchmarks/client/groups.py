@@ -14,6 +14,7 @@ from benchmarks.client.job import Job, latencies_ms
 from benchmarks.client.wire import Connection, find_coordinator, greet
 from broker.protocol._generated.heartbeat import HeartbeatRequest, HeartbeatResponse
 from broker.protocol._generated.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
+from broker.protocol._generated.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity
 from broker.protocol._generated.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
@@ -99,6 +100,11 @@ class Member:
             raise RefusedError(f"Heartbeat of {self.group}: error {answer.error_code}")
         return answer.error_code == 0
 
+    async def leave(self) -> None:
+        request = LeaveGroupRequest(group_id=self.group, members=[MemberIdentity(member_id=self._id)])
+        await self.connection.call(request, LeaveGroupResponse, 3)
+        self.connection.close()
+
     async def beat_until(self, end: float, every_seconds: float, first_after_seconds: float) -> None:
         due = time.perf_counter() + first_after_seconds
         while due < end:
@@ -108,11 +114,11 @@ class Member:
             due += every_seconds
 
 
-async def _make_members(job: Job, groups: int, size: int) -> list[Member]:
+async def _make_members(job: Job, groups: int, size: int, prefix: str = "") -> list[Member]:
     """Connected members, a hundred connections at a time."""
     members = []
     for number in range(groups):
-        group = f"{job.topic}-{number}"
+        group = f"{prefix}{job.topic}-{number}"
         place = await find_coordinator(job.bootstrap, group)
         members += [(Member(group, job.topic), place) for _ in range(size)]
     for first in range(0, len(members), AT_ONCE):
@@ -120,7 +126,16 @@ async def _make_members(job: Job, groups: int, size: int) -> list[Member]:
     return [member for member, _ in members]
 
 
+async def _warm_up(job: Job) -> None:
+    """Groups that join, beat a few times and leave again."""
+    members = await _make_members(job, job.count("warm_groups"), job.count("members"), "warm-")
+    await asyncio.gather(*(member.join() for member in members))
+    await asyncio.gather(*(member.beat_until(time.perf_counter() + 2, 0.2, 0) for member in members))
+    await asyncio.gather(*(member.leave() for member in members))
+
+
 async def _groups(job: Job) -> None:
+    await _warm_up(job)
     members = await _make_members(job, job.count("groups"), job.count("members"))
     job.begin()
     start = time.perf_counter()
@@ -199,8 +214,8 @@ async def _commits(job: Job) -> None:
             failed += answer.topics[0].partitions[0].error_code != 0
             taken.append(time.perf_counter() - sent)
 
-    # The first second finds coordinators and warms up.
-    await asyncio.gather(*(commit(number, time.perf_counter() + 1) for number in range(connections)))
+    warm_end = time.perf_counter() + max(1.0, job.number("warm_seconds"))
+    await asyncio.gather(*(commit(number, warm_end) for number in range(connections)))
     taken.clear()
     failed = 0
     job.begin()
@@ -211,7 +226,7 @@ async def _commits(job: Job) -> None:
 
 
 def run_groups(job: Job) -> None:
-    """Keys: groups, members, seconds, beat_seconds. Phases: join, steady."""
+    """Keys: groups, members, seconds, beat_seconds, warm_groups. Phases: join, steady."""
     asyncio.run(_groups(job))
 
 
@@ -221,5 +236,5 @@ def run_rebalance(job: Job) -> None:
 
 
 def run_commits(job: Job) -> None:
-    """Keys: connections (each with a group of its own and one commit in flight), seconds."""
+    """Keys: connections (each with a group of its own and one commit in flight), seconds, warm_seconds (the same before, not measured)."""
     asyncio.run(_commits(job))

@@ -9,8 +9,8 @@ from functools import partial
 from benchmarks.context import Context
 from benchmarks.workloads.base import Values, Workload, needs
 
-GROUPS, MEMBERS = 1000, 5
-SECONDS = 10
+GROUPS, MEMBERS, WARM_GROUPS = 1000, 5, 100
+SECONDS, WARM_SECONDS = 10, 5
 
 
 def join_all(context: Context) -> Values:
@@ -19,7 +19,14 @@ def join_all(context: Context) -> Values:
     seconds = max(2.0, SECONDS * context.scale)
     groups = max(2, int(GROUPS * context.scale))
     joined, steady = context.phases(
-        "groups", topic=topic, partitions=6, groups=groups, members=MEMBERS, seconds=seconds, beat_seconds=3 * min(1.0, context.scale)
+        "groups",
+        topic=topic,
+        partitions=6,
+        groups=groups,
+        members=MEMBERS,
+        seconds=seconds,
+        beat_seconds=3 * min(1.0, context.scale),
+        warm_groups=max(1, int(WARM_GROUPS * context.scale)),
     )
     return {
         "seconds": joined.values["seconds"],
@@ -35,7 +42,14 @@ def commits(context: Context) -> Values:
     """100 groups, each with one commit of one offset under way at any time."""
     topic = context.create_topic(6)
     seconds = max(1.0, SECONDS / 2 * context.scale)
-    phase = context.job("commits", topic=topic, partitions=6, connections=max(5, int(100 * min(1.0, context.scale))), seconds=seconds)
+    phase = context.job(
+        "commits",
+        topic=topic,
+        partitions=6,
+        connections=max(5, int(100 * min(1.0, context.scale))),
+        seconds=seconds,
+        warm_seconds=WARM_SECONDS * context.scale,
+    )
     values = phase.values
     cpu_ms = phase.cost.used.cpu_s * 1000 / max(1.0, values["commits_per_s"] * values["seconds"])
     return {**{key: values[key] for key in ("commits_per_s", "p50_ms", "p99_ms", "failed")}, "cpu_ms_per_request": cpu_ms}
@@ -44,7 +58,9 @@ def commits(context: Context) -> Values:
 def transactions(context: Context, records: int, producers: int) -> Values:
     topic = context.create_topic(6)
     seconds = max(2.0, SECONDS * context.scale)
-    phase = context.job("transactions", topic=topic, partitions=6, records=records, producers=producers, seconds=seconds)
+    phase = context.job(
+        "transactions", topic=topic, partitions=6, records=records, producers=producers, seconds=seconds, warm_seconds=WARM_SECONDS * context.scale
+    )
     values = phase.values
     cpu_ms = phase.cost.used.cpu_s * 1000 / max(1.0, values["transactions_per_s"] * values["seconds"])
     return {**{key: values[key] for key in ("transactions_per_s", "p50_ms", "p99_ms", "failed")}, "cpu_ms_per_request": cpu_ms}
