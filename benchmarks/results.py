@@ -118,7 +118,7 @@ def _processor() -> str:
 def about_machine(arguments: Iterable[str]) -> dict[str, object]:
     return {
         "began": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "arguments": list(arguments),
+        "arguments": [argument.rpartition("/")[2] for argument in arguments],  # where things lie on this machine is nobody's business
         "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
