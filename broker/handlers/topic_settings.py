@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, SettingDefinition, format_value, topic_default
+from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, SettingDefinition, format_value, in_unit_of_topics, parse, topic_default
 
 
 class ConfigSource(IntEnum):
@@ -28,14 +28,19 @@ class Origin(NamedTuple):
 
 
 class DescribedSetting(NamedTuple):
-    """`origins` are all that have a say, the one in force first."""
+    """`origins` are all that have a say, the one in force first; each in its own unit, `value` in that of `definition`."""
 
     definition: SettingDefinition
     origins: list[Origin]
 
     @property
     def value(self) -> str | None:
-        return None if self.definition.sensitive else self.origins[0].value
+        if self.definition.sensitive:
+            return None
+        first = self.origins[0]
+        if first.value is None or first.name == self.definition.name or first.name not in BROKER_SETTINGS:
+            return first.value
+        return format_value(in_unit_of_topics(first.name, parse(BROKER_SETTINGS[first.name], first.value)))
 
     @property
     def source(self) -> ConfigSource:
@@ -60,6 +65,8 @@ class SettingsView(NamedTuple):
                 if synonym in BROKER_SETTINGS:
                     origins += [one for one in self._broker_origins(BROKER_SETTINGS[synonym]) if one.source != ConfigSource.DEFAULT]
             value, synonym = topic_default(definition, self.settings)
+            if synonym:  # under the broker's name and in its unit
+                value = self.settings[synonym]  # type: ignore[assignment]
             origins.append(Origin(synonym or definition.name, format_value(value), ConfigSource.DEFAULT))
             described.append(DescribedSetting(definition, _without_repeated_default(origins)))
         return described

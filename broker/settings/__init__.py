@@ -63,13 +63,17 @@ def topic_default(definition: SettingDefinition, settings: Mapping[str, object])
     """(value, name of the broker setting that gave it) of a topic's setting that is not overridden; the name is "" for the built-in default."""
     for synonym in definition.synonyms:
         value = settings.get(synonym)
-        if value is None:
-            continue
-        for suffix, factor in _UNIT_MS.items():
-            if synonym.endswith(suffix) and isinstance(value, int):
-                return (value * factor if value >= 0 else value), synonym
-        return value, synonym  # type: ignore[return-value]
+        if value is not None:
+            return in_unit_of_topics(synonym, value), synonym  # type: ignore[arg-type]
     return definition.default_value, ""
+
+
+def in_unit_of_topics(name: str, value: SettingValue) -> SettingValue:
+    """The value of the broker's setting `name` as the topics' setting of the same meaning has it: hours and minutes in ms."""
+    for suffix, factor in _UNIT_MS.items():
+        if name.endswith(suffix) and isinstance(value, int):
+            return value * factor if value >= 0 else value
+    return value
 
 
 def topic_config(overrides: Mapping[str, str], settings: Mapping[str, object]) -> dict[str, SettingValue]:
@@ -104,6 +108,7 @@ __all__ = [
     "broker_settings",
     "check_dynamic",
     "format_value",
+    "in_unit_of_topics",
     "parse",
     "topic_config",
     "topic_default",

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import ErrorCode, KafkaError
+from broker.handlers.topic_settings import ConfigSource, SettingsView
 from broker.settings import (
     BROKER_SETTINGS,
     TOPIC_SETTINGS,
@@ -134,3 +135,16 @@ def test_any_text_is_parsed_or_refused_as_invalid_config(definition, text):
         assert error.code is ErrorCode.INVALID_CONFIG
     else:
         assert parse(definition, format_value(value)) == value
+
+
+def test_a_topic_tells_its_retention_in_ms_and_the_broker_s_in_its_own_unit() -> None:
+    def told(**static: str) -> tuple[str | None, int, list[tuple[str, str | None]]]:
+        settings = broker_settings({name.replace("_", "."): value for name, value in static.items()})
+        (one,) = SettingsView(settings, {}, 1).topic({}, ["retention.ms"])
+        return one.value, one.source, [(origin.name, origin.value) for origin in one.origins]
+
+    assert told() == ("604800000", ConfigSource.DEFAULT, [("log.retention.hours", "168")])
+    assert told(log_retention_hours="1") == ("3600000", ConfigSource.STATIC_BROKER, [("log.retention.hours", "1")])
+    assert told(log_retention_minutes="5")[0] == "300000"
+    (one,) = SettingsView(broker_settings({}), {-1: {"log.retention.ms": "7000"}}, 1).topic({}, ["retention.ms"])
+    assert (one.value, one.source) == ("7000", ConfigSource.DYNAMIC_DEFAULT_BROKER)
