@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup cluster test check format generate sim sim-long mutants chaos fuzz bench bench-full conformance conformance-java
+.PHONY: setup compiled cluster test test-compiled check format generate sim sim-long mutants chaos fuzz bench bench-full conformance conformance-java
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -12,13 +12,22 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# The hot modules are compiled where there is a C compiler; everything runs without, too (docs/adr/0040).
 setup: $(STAMP)
+	$(BIN)/python -m cli.compiled.build --if-possible
+
+compiled: $(STAMP)
+	$(BIN)/python -m cli.compiled.build
 
 cluster: $(STAMP)
 	$(BIN)/chronik-server dev --nodes 3
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The same tests on the compiled modules, nodes of the integration tests included. TESTS='tests/unit tests/property'
+test-compiled: compiled
+	CHRONIK_COMPILED=1 $(BIN)/python -m pytest $(TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+
+from wal import entry
 
 VERSION = "0.1.0"
 KAFKA_PROTOCOL = "4.3"
@@ -28,6 +31,13 @@ def revision() -> str:
     return next((line[:12] for line in packed if line.endswith(" " + name)), "")
 
 
+def running() -> str:
+    """ "compiled" or "interpreted": how the hot modules of this process run, seen at one of them; they are all of one kind (docs/adr/0040)."""
+    spec = entry.__spec__
+    return "compiled" if spec is not None and isinstance(spec.loader, ExtensionFileLoader) else "interpreted"
+
+
 def describe() -> str:
     known = revision()
-    return f"chronik-server {VERSION} (Kafka protocol {KAFKA_PROTOCOL}, Raft protocol {RAFT_PROTOCOL}" + (f", revision {known})" if known else ")")
+    parts = [f"Kafka protocol {KAFKA_PROTOCOL}", f"Raft protocol {RAFT_PROTOCOL}", *([f"revision {known}"] if known else []), running()]
+    return f"chronik-server {VERSION} ({', '.join(parts)})"

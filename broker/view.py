@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from broker.metrics import Family
-from broker.version import KAFKA_PROTOCOL, RAFT_PROTOCOL, VERSION, revision
+from broker.version import KAFKA_PROTOCOL, RAFT_PROTOCOL, VERSION, revision, running
 from broker.view_metrics import families
 from raft.api import ReplicaStatus
 from raft.core.core import Role
@@ -206,6 +206,7 @@ class NodeView:
             "node_id": node.node_id,
             "version": VERSION,
             "revision": revision() or None,
+            "hot_modules": running(),
             "kafka_protocol": KAFKA_PROTOCOL,
             "raft_protocol": RAFT_PROTOCOL,
             "cluster_id": node.image.cluster_id or None,

@@ -9,6 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cli.compiled.loader import CompiledError, choose
+
+USAGE = 2  # as `cli.exits.Exit.USAGE`, which is importable only after the choice
 START_FLAGS = {
     "--kafka-port": "kafka_port",
     "--kafka-host": "kafka_host",
@@ -69,6 +72,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; never returns, exits with its code."""
+    try:
+        choose(os.environ)  # before anything is imported that may be compiled
+    except CompiledError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
     from cli.config import ConfigError
     from cli.exits import Exit, StartError
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from broker import logs
 from broker.config import NodeConfig
+from broker.version import running
 from cli import allocator
+from cli.compiled import loader
 from cli.config import Settings, node_config
 from cli.exits import Exit, StartError, check_port, explain
 
@@ -36,6 +38,7 @@ def run(settings: Settings) -> int:
     log = logs.logger(logs.SERVER)
     for warning in settings.warnings:
         log.warning("%s", warning)
+    log.info("Hot modules run %s: %s", running(), loader.chosen().why)
     try:
         _follow_parent()
         allocator.tune(os.environ)
