@@ -40,6 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--pids", default="", help="its processes, comma-separated, for CPU and memory")
     parser.add_argument("--name", default="other", help="its name")
     parser.add_argument("--dir", type=Path, help="where the data goes; by default the system's temporary directory")
+    parser.add_argument("--output", type=Path, help="the result file; by default a new one in benchmarks/results")
     parser.add_argument("--resume", type=Path, help="go on with this result file")
     parser.add_argument("--show", type=Path, help="print the report of this result file, draw its plots, and end")
     options = parser.parse_args(arguments)
@@ -73,10 +74,8 @@ def choose_systems(options: argparse.Namespace, children: Children, results: Res
     return found
 
 
-def show(results: Results, systems: list[System]) -> None:
+def show(results: Results) -> None:
     """Report to standard output, plots beside the results."""
-    for system in systems:
-        print(f"{system.name}: {', '.join(f'{key} {value}' for key, value in system.about().items())}")
     print(report.text(results))
     try:
         for path in plots.draw(results, results.path.parent):
@@ -94,29 +93,33 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(given)
     if options.show is not None:
-        show(Results.load(options.show), [])
+        show(Results.load(options.show))
         return 0
+    results = Results.load(options.resume) if options.resume is not None else Results(options.output or new_path(), about_machine(given))
     children = Children()
     children.guard()
-    results = Results.load(options.resume) if options.resume is not None else Results(new_path(), about_machine(given))
-    systems = choose_systems(options, children, results)
-    for name, why in results.skipped_systems.items():
-        print(f"{name} is SKIPPED: {why}", file=sys.stderr)
-    results.about["systems"] = {system.name: system.about() for system in systems}
-    results.save()
-    runner = Runner(children, systems, results, Options(options.rounds, options.scale, options.minutes, options.only, options.dir))
-    ended = 0
     try:
-        runner.run(catalogue.part(options.part))
+        _measure(options, children, results)
+        ended = int(report.has_failures(results))
     except Interrupted as signal:
         children.stop_all()
         print(f"\nended by {signal}; what is done is kept: --resume {_near(results.path)}", file=sys.stderr)
         ended = INTERRUPTED
     finally:
         children.stop_all()
-    show(results, systems)
+    show(results)
     print(f"results: {_near(results.path)}")
-    return ended or int(report.has_failures(results))
+    return ended
+
+
+def _measure(options: argparse.Namespace, children: Children, results: Results) -> None:
+    systems = choose_systems(options, children, results)
+    for name, why in results.skipped_systems.items():
+        print(f"{name} is SKIPPED: {why}", file=sys.stderr)
+    results.about["systems"] = {system.name: system.about() for system in systems}
+    results.save()
+    runner = Runner(children, systems, results, Options(options.rounds, options.scale, options.minutes, options.only, options.dir))
+    runner.run(catalogue.part(options.part))
 
 
 if __name__ == "__main__":

@@ -79,9 +79,20 @@ def has_failures(results: Results) -> bool:
     return any(f.system == OURS and ((f.error and not f.skipped) or f.values.get("failed")) for f in results.figures)
 
 
+def describe(results: Results) -> list[str]:
+    """The machine, and every system with its version and what its acknowledgement promises."""
+    about = results.about
+    machine = [f"{about[key]}{unit}" for key, unit in (("processor", ""), ("cores", " cores"), ("memory_gb", " GB"), ("kernel", "")) if key in about]
+    lines = [f"{about.get('began', '')}, commit {about.get('commit', '')}, librdkafka {about.get('librdkafka', '')}; {', '.join(machine)}"]
+    systems = about.get("systems")
+    if isinstance(systems, dict):
+        lines += [f"{name}: {', '.join(f'{key} {value}' for key, value in described.items())}" for name, described in systems.items()]
+    return lines
+
+
 def text(results: Results) -> str:
     """The whole report. Figures of noisy machines carry a mark."""
-    parts = [figures_table(results), "", goals_table(results)]
+    parts = [*describe(results), "", figures_table(results), "", goals_table(results)]
     if any(_noisy(results, figure.system, figure.workload) for figure in results.figures):
         parts += ["", f"{NOISY_MARK.strip()} other processes used more than {NOISY_PERCENT:.0f} % of a core meanwhile."]
     if THEIRS not in results.systems:

@@ -67,7 +67,7 @@ class Runner:
     results: Results
     options: Options
     _durations: dict[str, list[float]] = field(default_factory=dict)
-    _start: float = field(default_factory=time.perf_counter)
+    _start: float = field(default_factory=lambda: time.perf_counter())
 
     def run(self, sections: Sequence[Section]) -> None:
         for section, round_ in self._plan(sections):
