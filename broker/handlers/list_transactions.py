@@ -1,22 +1,33 @@
-"""ListTransactions (key 66), versions 0-1: the transactional ids that this broker coordinates (KIP-664).
+"""ListTransactions (key 66), versions 0-2: the transactional ids that this broker coordinates (KIP-664).
 
-v1 only those open for longer than a duration (KIP-994). Version 2 (KIP-1152) is not served: its regular expressions would run on the loop, and a
-hostile one could stop it.
+v1 only those open for longer than a duration (KIP-994) · v2 only those whose id matches an expression as a whole (KIP-1152). The loop turns while ids
+are matched, and an expression that takes too long is refused as an invalid one.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
 from broker.coordinator.transactions.state import RESTING, Transaction
 from broker.coordinator.transactions.state import TransactionState as State
-from broker.errors import KafkaError
+from broker.errors import ErrorCode, KafkaError
 from broker.handlers.services import Services
 from broker.handlers.typed import typed_route
 from broker.network.dispatcher import Route
 from broker.network.request import Request
+from broker.patterns import Pattern, PatternError
 from broker.protocol._generated.list_transactions import ListTransactionsRequest, ListTransactionsResponse, TransactionState
+from broker.protocol.message import Message
 
 KEY = 66
-VERSIONS = (0, 1)
+VERSIONS = (0, 2)
+
+IDS_PER_TURN = 200
+STEPS_PER_TURN = 10_000
+"""Some 4 ms."""
+STEPS_MAX = 2_000_000
 
 _BY_TEXT = {state.text: state for state in State}
 
@@ -25,7 +36,7 @@ def route(services: Services) -> Route:
     return typed_route(services, KEY, VERSIONS, ListTransactionsRequest, handle, on_error)
 
 
-def handle(services: Services, request: Request, body: ListTransactionsRequest) -> ListTransactionsResponse:
+def handle(services: Services, request: Request, body: ListTransactionsRequest) -> Message | Coroutine[Any, Any, Message]:
     states = {_BY_TEXT[text] for text in body.state_filters if text in _BY_TEXT}
     unknown = [text for text in body.state_filters if text not in _BY_TEXT]
     try:
@@ -41,12 +52,35 @@ def handle(services: Services, request: Request, body: ListTransactionsRequest) 
             and (body.duration_filter < 0 or (one.state not in RESTING and now_ms - one.started_ms > body.duration_filter))
         )
 
+    chosen = [one for one in found if wanted(one)]
+    if body.transactional_id_pattern:
+        return _matching(chosen, body.transactional_id_pattern, unknown)
+    return _answer(chosen, unknown)
+
+
+async def _matching(chosen: Iterable[Transaction], expression: str, unknown: list[str]) -> ListTransactionsResponse:
+    matching: list[Transaction] = []
+    try:
+        pattern = Pattern(expression)
+        turn_began = 0
+        for looked_at, one in enumerate(chosen, 1):
+            if pattern.matches(one.transactional_id):
+                matching.append(one)
+            if pattern.steps > STEPS_MAX:
+                raise PatternError("the expression takes too long")
+            if looked_at % IDS_PER_TURN == 0 or pattern.steps - turn_began > STEPS_PER_TURN:
+                turn_began = pattern.steps
+                await asyncio.sleep(0)
+    except PatternError:
+        return ListTransactionsResponse(error_code=ErrorCode.INVALID_REGULAR_EXPRESSION)
+    return _answer(matching, unknown)
+
+
+def _answer(chosen: Iterable[Transaction], unknown: list[str]) -> ListTransactionsResponse:
     return ListTransactionsResponse(
         unknown_state_filters=unknown,
         transaction_states=[
-            TransactionState(transactional_id=one.transactional_id, producer_id=one.producer_id, transaction_state=one.state.text)
-            for one in found
-            if wanted(one)
+            TransactionState(transactional_id=one.transactional_id, producer_id=one.producer_id, transaction_state=one.state.text) for one in chosen
         ],
     )
 

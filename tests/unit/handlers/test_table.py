@@ -23,6 +23,12 @@ def test_what_is_not_served_has_a_reason() -> None:
     assert set(APIS) - {module.KEY for module in HANDLERS} <= set(REASONS)
 
 
+def test_the_highest_version_of_the_definitions_is_served() -> None:
+    """But two-phase commit, which is unstable in Kafka itself (KIP-939)."""
+    lower = {module.KEY: module.VERSIONS[1] for module in HANDLERS if module.VERSIONS[1] != APIS[module.KEY].last_version}
+    assert lower == {22: 5}
+
+
 def test_check_tells_a_difference(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
     assert main(["--check", "--output", str(page)]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from broker.coordinator.internal_topics import GROUPS_TOPIC, TRANSACTIONS_TOPIC
 from broker.coordinator.transactions.machine import Answer
 from broker.coordinator.transactions.state import Transaction, TransactionState
 from broker.errors import ErrorCode, KafkaError
+from broker.handlers import list_transactions
 from broker.partition.producers import ProducerDescription
 from broker.protocol._generated.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
 from broker.protocol._generated.add_partitions_to_txn import (
@@ -183,3 +185,44 @@ def test_describe_and_list_transactions(world: World) -> None:
     (one,) = client.call(DescribeTransactionsRequest(transactional_ids=["tx"]), DescribeTransactionsResponse, 0).transaction_states
     assert one.error_code == ErrorCode.NOT_COORDINATOR
     assert client.call(ListTransactionsRequest(), ListTransactionsResponse, 0).error_code == ErrorCode.NOT_COORDINATOR
+
+
+class TestListTransactionsByPattern:
+    """KIP-1152."""
+
+    def world(self, *ids: str) -> World:
+        world = World()
+        world.broker.transactions.found = [Transaction(name, number, 0, TransactionState.EMPTY, 9_000) for number, name in enumerate(ids)]
+        return world
+
+    async def ask(self, world: World, **filters: Any) -> tuple[int, list[str]]:
+        answer = await world.client().acall(ListTransactionsRequest(**filters), ListTransactionsResponse, 2)
+        return answer.error_code, [found.transactional_id for found in answer.transaction_states]
+
+    async def test_an_id_must_match_as_a_whole(self) -> None:
+        world = self.world("app-1", "app-12", "my-app-1")
+        assert await self.ask(world, transactional_id_pattern="app-[0-9]") == (0, ["app-1"])
+        assert await self.ask(world, transactional_id_pattern="(?i).*APP.*", producer_id_filters=[1, 2]) == (0, ["app-12", "my-app-1"])
+
+    @pytest.mark.parametrize("none", ["", None])
+    async def test_no_pattern_means_all(self, none: str | None) -> None:
+        assert await self.ask(self.world("a", "b"), transactional_id_pattern=none) == (0, ["a", "b"])
+
+    async def test_a_bad_one_is_refused(self) -> None:
+        assert await self.ask(self.world("a"), transactional_id_pattern="(") == (ErrorCode.INVALID_REGULAR_EXPRESSION, [])
+
+    async def test_one_that_takes_too_long_is_refused_and_meanwhile_the_loop_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(list_transactions, "STEPS_MAX", 60_000)
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        world = self.world(*(f"{number * 2654435761 % 2**32:032b}" for number in range(600)))
+        assert (await self.ask(world, transactional_id_pattern=".*1.{200}"))[0] == ErrorCode.INVALID_REGULAR_EXPRESSION
+        counting.cancel()
+        assert turns > 4
