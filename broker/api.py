@@ -32,6 +32,9 @@ class LeaderTable(Protocol):
     def isr_of(self, group: GroupId) -> Sequence[int]:
         """Broker ids in sync, as the leader last told; () when unknown."""
 
+    def heard_of(self, group: GroupId) -> bool:
+        """Whether any leader was ever known here: not so of a partition that was just made, nor after a start, until the news comes."""
+
 
 class AppendResult(NamedTuple):
     error: ErrorCode

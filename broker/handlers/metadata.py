@@ -7,10 +7,11 @@ v13 top-level error. A broker that advertises no host is given the address that 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from broker.errors import ErrorCode, KafkaError
+from broker.handlers.leaders_wait import wait_for_news, without_news
 from broker.handlers.services import ZERO_ID, Services
 from broker.handlers.topic_names import name_problem
 from broker.metadata.image import TopicImage
@@ -25,7 +26,7 @@ from broker.protocol._generated.metadata import (
     MetadataResponseTopic,
 )
 from broker.protocol.api_keys import APIS
-from wal.entry import META_TOPIC
+from wal.entry import META_TOPIC, GroupId
 
 KEY = 3
 VERSIONS = (0, 13)
@@ -74,6 +75,9 @@ class MetadataHandler:
         missing = self._to_create(request.api_version, body)
         if missing:
             return self._create_and_answer(request, body, missing)
+        silent = without_news(broker, self._chosen(request.api_version, body))
+        if silent:
+            return self._wait_and_answer(request, body, silent)
         answer = self._respond(request, body, {}).encode(request.api_version)
         if len(key[3]) <= CACHE_REQUEST_BYTES_MAX:
             if len(self._cache) >= CACHE_ENTRIES_MAX:
@@ -93,6 +97,17 @@ class MetadataHandler:
         topics = self._services.broker.image.topics
         names = {asked.name for asked in body.topics if asked.name is not None and asked.name not in topics}
         return sorted(name for name in names if not name_problem(name))[:AUTO_CREATE_TOPICS_MAX]
+
+    def _chosen(self, version: int, body: MetadataRequest) -> Iterable[TopicImage]:
+        """The topics that the answer will describe."""
+        if _asks_for_all(version, body):
+            return (topic for topic in self._services.broker.image.topics.values() if topic.name != META_TOPIC)
+        asked = (self._services.topic(one.topic_id if one.name is None else one.name) for one in body.topics or ())
+        return (topic for topic in asked if topic is not None)
+
+    async def _wait_and_answer(self, request: Request, body: MetadataRequest, silent: Sequence[GroupId]) -> None:
+        await wait_for_news(self._services.broker, silent)
+        request.reply(self._respond(request, body, {}).encode(request.api_version))
 
     async def _create_and_answer(self, request: Request, body: MetadataRequest, names: list[str]) -> None:
         errors: dict[str, ErrorCode]
@@ -114,10 +129,10 @@ class MetadataHandler:
         version = request.api_version
         topics: list[MetadataResponseTopic]
         topic_operations = _TOPIC_OPERATIONS if body.include_topic_authorized_operations else -(2**31)
-        if body.topics is None or (version == 0 and not body.topics):
+        if _asks_for_all(version, body):
             topics = [self._describe(topic, topic_operations) for topic in image.topics.values() if topic.name != META_TOPIC]
         else:
-            topics = [self._asked(asked, version, errors, topic_operations) for asked in _distinct(body.topics)]
+            topics = [self._asked(asked, version, errors, topic_operations) for asked in _distinct(body.topics or ())]
         brokers = []
         for one in image.brokers.values():
             host, port = services.address(one, request)
@@ -170,6 +185,10 @@ class MetadataHandler:
         return MetadataResponseTopic(
             name=topic.name, topic_id=topic.topic_id, is_internal=topic.internal, partitions=partitions, topic_authorized_operations=operations
         )
+
+
+def _asks_for_all(version: int, body: MetadataRequest) -> bool:
+    return body.topics is None or (version == 0 and not body.topics)
 
 
 def _distinct(asked: Sequence[MetadataRequestTopic]) -> list[MetadataRequestTopic]:

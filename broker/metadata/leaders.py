@@ -68,6 +68,10 @@ class LeaderTable:
     def isr_of(self, group: GroupId) -> Sequence[int]:
         return self._groups.get(group, _UNKNOWN).isr
 
+    def heard_of(self, group: GroupId) -> bool:
+        known = self._groups.get(group, _UNKNOWN)
+        return known.leader != NO_LEADER or bool(known.isr) or group in self._gone
+
     def add_listener(self, listener: Callable[[GroupId], None]) -> None:
         """Call `listener(group)` after each change."""
         self._listeners.append(listener)

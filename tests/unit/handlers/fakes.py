@@ -212,6 +212,10 @@ class FakeLeaders:
     def __init__(self) -> None:
         self.version = 0
         self.known: dict[GroupId, tuple[int, int]] = {}
+        self.silent: set[GroupId] = set()  # groups of which nothing was ever heard
+
+    def heard_of(self, group: GroupId) -> bool:
+        return group not in self.silent
 
     def leader_of(self, group: GroupId) -> tuple[int, int]:
         return self.known.get(group, (-1, -1))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 
 import pytest
 
 from broker.api import NewTopic
 from broker.errors import ErrorCode, KafkaError
+from broker.handlers.leaders_wait import NEWS_WAIT_MS_MAX
 from broker.handlers.registry import HANDLERS
 from broker.protocol._generated.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from broker.protocol._generated.describe_cluster import DescribeClusterRequest, DescribeClusterResponse
 from broker.protocol._generated.metadata import MetadataRequest, MetadataRequestTopic, MetadataResponse
-from tests.unit.handlers.fakes import World
+from tests.unit.handlers.fakes import World, decode_answer
 
 ID = b"events".ljust(16, b"\0")
 
@@ -110,6 +112,37 @@ async def test_creation_fails(world: World, error: KafkaError, code: ErrorCode) 
 def test_creation_switched_off() -> None:
     world = World({"auto.create.topics.enable": "false"})
     assert world.client().call(ask("fresh"), MetadataResponse, 9).topics[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+@pytest.mark.parametrize("names", [("new",), None])
+@pytest.mark.parametrize("heard_after_ms", [50, 1_000])
+async def test_the_answer_waits_a_moment_for_leaders_that_were_never_heard_of(
+    world: World, names: tuple[str, ...] | None, heard_after_ms: int
+) -> None:
+    broker = world.broker
+    group = broker.add_topic("new").partitions[0].group_id
+    broker.leaders.known.pop(group, None)
+    broker.leaders.silent.add(group)
+    client = world.client()
+    request = MetadataRequest(topics=None) if names is None else ask(*names)
+    correlation = client.send(3, 9, request.encode(9))
+    answers: list[bytes] = []
+    waited = 0
+    while not answers:
+        assert waited <= NEWS_WAIT_MS_MAX + 10
+        if waited == heard_after_ms:
+            broker.leaders.silent.clear()
+            broker.leaders.known[group] = (2, 1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        answers = client.answers()
+        if not answers:
+            broker.clock.advance(10)
+            waited += 10
+    assert waited >= min(heard_after_ms, NEWS_WAIT_MS_MAX)
+    topics = decode_answer(answers[0], correlation, MetadataResponse, 9).topics
+    found = next(one for one in topics if one.name == "new").partitions[0]
+    assert (found.leader_id, found.error_code) == ((2, 0) if heard_after_ms < NEWS_WAIT_MS_MAX else (-1, ErrorCode.LEADER_NOT_AVAILABLE))
 
 
 def test_the_cache_follows_image_and_leaders(world: World) -> None:

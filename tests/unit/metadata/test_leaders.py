@@ -16,6 +16,21 @@ def test_unknown() -> None:
     assert table.leader_of(G) == (-1, -1) and table.isr_of(G) == ()
 
 
+def test_heard_of() -> None:
+    table = LeaderTable()
+    assert not table.heard_of(G)
+    table.set(G, 1, -1)
+    assert not table.heard_of(G), "an election is not a leader"
+    table.observe(2, [LeaderNews(G, 1, (2, 3))])
+    assert table.heard_of(G)
+    table.node_gone(2)
+    assert table.leader_of(G)[0] == -1 and table.heard_of(G)
+    table.set(G, 2, -1)
+    assert table.heard_of(G)
+    table.remove(G)
+    assert not table.heard_of(G)
+
+
 def test_higher_term_wins_and_lower_is_ignored() -> None:
     table = LeaderTable()
     assert table.set(G, 3, 1, (1, 2))
