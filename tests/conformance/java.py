@@ -195,6 +195,8 @@ def kafka_transactions(c: Cluster) -> None:
     if "2000 records sent" not in output:
         raise Failed(output[-500:])
     c.tool("TransactionsCommand", "list", must="java-tx")
+    c.tool("TransactionsCommand", "list", "--transactional-id-pattern", "java-[t-z]+", must="java-tx")
+    c.tool("TransactionsCommand", "list", "--transactional-id-pattern", "(", status=1)
     c.tool("TransactionsCommand", "describe", "--transactional-id", "java-tx", must="CompleteCommit|Empty")
     c.tool("TransactionsCommand", "describe-producers", "--topic", topic, "--partition", "0", must="ProducerId")
 
