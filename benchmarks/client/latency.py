@@ -56,8 +56,9 @@ class _Follower:
         self.taken: list[float] = []
         self._wanted = -1
         self._consumer = Consumer({**READ, "bootstrap.servers": job.bootstrap, "group.id": "end-to-end", "enable.auto.commit": False})
-        # The topic is new, hence its start is its end, and nothing is missed while the consumer finds its place.
-        self._consumer.assign([TopicPartition(job.topic, partition, 0) for partition in range(job.partitions)])
+        # By number, so that nothing is missed while the consumer finds its place.
+        ends = [self._consumer.get_watermark_offsets(TopicPartition(job.topic, partition), timeout=30)[1] for partition in range(job.partitions)]
+        self._consumer.assign([TopicPartition(job.topic, partition, end) for partition, end in enumerate(ends)])
         self._consumer.poll(1.0)
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()

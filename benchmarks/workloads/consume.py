@@ -56,7 +56,7 @@ def parse_consumer_tool(output: str) -> dict[str, float]:
 
 
 def by_jvm_tool(context: Context) -> Values:
-    """Its own rates are those while it fetched; the brokers' CPU covers its start as well, when they are idle."""
+    """Its own rates, while it fetched. The brokers' CPU is not told: seconds of it belong to the time in which the tool only starts."""
     found = loaded(context)
     command = jars.java(
         "org.apache.kafka.tools.ConsumerPerformance",
@@ -66,7 +66,7 @@ def by_jvm_tool(context: Context) -> Values:
     done = context.external(command)
     values = parse_consumer_tool(done.outputs[0])
     read = values.pop("records")
-    return {**values, "failed": max(0.0, found.records - read), **done.cost.values(found.records * found.size_bytes)}
+    return {**values, "failed": max(0.0, found.records - read), "rss_mb": done.cost.used.rss_mb}
 
 
 def by_python(context: Context) -> Values:
