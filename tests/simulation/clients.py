@@ -38,12 +38,14 @@ Request = Callable[[Any, Callable[[Any], None]], None]
 
 
 class Ask(NamedTuple):
-    """`timeout_us` 0: drawn. `late`: how much more often than it is lost it arrives after it was given up."""
+    """`timeout_us` 0: drawn. `late`: how much more often than it is lost it arrives after it was given up. `promise`: its answer is one that must not
+    be forgotten, so that faults look for the moment in which it is given."""
 
     node: int
     request: Request
     timeout_us: int = 0
     late: int = 0
+    promise: bool = False
 
 
 Steps = Generator[Rest | Ask, Any, R]
@@ -101,6 +103,8 @@ class Client:
         chance, loss = random.random(), self.cluster.workload.client_loss
 
         def answered(answer: Any) -> None:
+            if step.promise:
+                self.cluster.on_promise(step.node)
             if 1.0 - loss < chance:
                 counts["answer_lost"] += 1
             else:

@@ -68,6 +68,7 @@ class Cluster:
             self.nodes[node] = SimNode(self, node, Random(self.random.getrandbits(32)))
         self.network.nodes = self.nodes
         self.traps: list[Callable[[SimNode, Any], bool]] = []  # faults that wait for a moment; True when they have struck
+        self.promise_traps: list[Callable[[SimNode], bool]] = []  # those that wait for an answer of a coordinator
         self.votes_given: defaultdict[tuple[GroupId, int], list[Message]] = defaultdict(list)  # by (group, candidate)
         self.pace_us = 20_000  # longest rest of a writer between two batches
         self.workload.open()
@@ -100,6 +101,11 @@ class Cluster:
         """A role, a term, a commit index moved on a node."""
         if self.traps:
             self.traps = [trap for trap in self.traps if not trap(node, group)]
+
+    def on_promise(self, node: int) -> None:
+        """A coordinator on the node answers a client."""
+        if self.promise_traps:
+            self.promise_traps = [trap for trap in self.promise_traps if not trap(self.nodes[node])]
 
     def wished_learners(self, group: GroupId) -> frozenset[int]:
         """Every node follows `__meta`."""

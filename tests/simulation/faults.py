@@ -59,7 +59,13 @@ class Faults:
         if cluster.victim:
             kinds[self.flip_bits] = 4
         if cluster.workload.coordinators:
-            kinds |= {self.crash_coordinator: 3, self.crash_after_decision: 4, self.isolate_coordinator: 3, self.transfer_coordinator: 2}
+            kinds |= {
+                self.crash_coordinator: 3,
+                self.crash_after_decision: 4,
+                self.crash_after_answer: 3,
+                self.isolate_coordinator: 3,
+                self.transfer_coordinator: 2,
+            }
         self.kinds = [kind for kind, weight in kinds.items() for _ in range(weight)]
 
     def start(self) -> None:
@@ -285,6 +291,19 @@ class Faults:
             return left <= 0 or not self.active
 
         self.cluster.traps.append(trap)
+
+    def crash_after_answer(self) -> None:
+        """Nodes lose their power, and everything not fsynced, just after their coordinators have given an answer."""
+        left = self.random.choice((1, 2, 4))
+
+        def trap(node: SimNode) -> bool:
+            nonlocal left
+            if self.active:
+                left -= 1
+                self._later(1, 300, lambda: self._crash(node, True, 400_000))
+            return left <= 0 or not self.active
+
+        self.cluster.promise_traps.append(trap)
 
     def isolate_coordinator(self) -> None:
         leader = self.cluster.leader_of(self._coordinator())

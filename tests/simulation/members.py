@@ -176,7 +176,7 @@ class Membership:
         """Repeated until it is answered for good; None when it is given up."""
         run, partition = self.commit_request(wanted), self.workload.group_of(GROUPS_TOPIC, self.group)
         for _ in range(8):
-            answer: Any = yield Ask(self.cluster.believed_leader(partition), run)
+            answer: Any = yield Ask(self.cluster.believed_leader(partition), run, promise=True)
             error: ErrorCode | None = answer.error if isinstance(answer, Refused) else answer
             if error is not None and error not in (
                 ErrorCode.NOT_COORDINATOR,

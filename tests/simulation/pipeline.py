@@ -163,7 +163,7 @@ class Worker(Client):
             txn_offset_commit.handle(node.hosted.services, version, body, reply)
 
         for _ in range(COMMIT_ATTEMPTS):
-            error = yield Ask(self.cluster.believed_leader(partition), commit, late=1)
+            error = yield Ask(self.cluster.believed_leader(partition), commit, 0, 1, True)
             error = getattr(error, "error", error)
             if error is not None and error not in WAIT:
                 return error

@@ -22,7 +22,7 @@ from tests.simulation.run import run_caught
 
 SEEDS = int(os.environ.get("CHRONIK_SIM_COORDINATOR_SEEDS", "36"))
 FIRST = 5_000
-FAULT_KINDS = ("crash_coordinator", "crash_after_decision", "isolate_coordinator", "transfer_coordinator")
+FAULT_KINDS = ("crash_coordinator", "crash_after_decision", "crash_after_answer", "isolate_coordinator", "transfer_coordinator")
 EFFECTS = (
     "answer_lost",
     "assignments",

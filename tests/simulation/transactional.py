@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 class Producer:
-    """`id` = (producer id, epoch); `sequences` of the present epoch. `doubtful`: a batch of the present epoch was given up without an answer."""
+    """`id` = (producer id, epoch); `sequences` of the present epoch."""
 
     def __init__(self, client: Client, transactional_id: str, bumps: bool) -> None:
         self.client = client
@@ -62,23 +62,23 @@ class Producer:
         self.bumps = bumps
         self.id = (-1, -1)
         self.sequences: dict[Place, int] = {}
-        self.doubtful = False
 
     def _renew(self, producer: tuple[int, int]) -> None:
         if producer != self.id:
             self.id = producer
             self.sequences = {}
-            self.doubtful = False
 
     # -- the coordinator ------------------------------------------------------------------------------------------
 
-    def _coordinate(self, request: Callable[[Any, Callable[[Answer], None]], None], late: int = 1) -> Steps[tuple[Answer, bool]]:
+    def _coordinate(
+        self, request: Callable[[Any, Callable[[Answer], None]], None], late: int = 1, promise: bool = False
+    ) -> Steps[tuple[Answer, bool]]:
         """Ask the coordinator of the transactional id until its answer is no reason to wait; and whether no attempt is in doubt."""
         sure = True
         group = self.workload.group_of(TRANSACTIONS_TOPIC, self.transactional_id)
         for _ in range(ATTEMPTS):
             target = self.cluster.believed_leader(group)
-            answer: Answer | None = yield Ask(target, lambda node, done: request(node.hosted.transactions, done), late=late)
+            answer: Answer | None = yield Ask(target, lambda node, done: request(node.hosted.transactions, done), 0, late, promise)
             if answer is not None and answer.error not in WAIT:
                 return answer, sure
             sure = False
@@ -113,7 +113,7 @@ class Producer:
         """EndTxn. Without the epoch bump one that comes late would end the next transaction of the same epoch: that is what KIP-890 is for."""
         producer, accepted, version = self.id, self._fenced(), 2 if self.bumps else 0
         name, late = self.transactional_id, 1 if self.bumps else 0
-        answer, sure = yield from self._coordinate(lambda service, done: service.end(name, producer, commit, version, done), late)
+        answer, sure = yield from self._coordinate(lambda service, done: service.end(name, producer, commit, version, done), late, commit)
         if not answer.error:
             if commit:
                 accepted("EndTxn")
@@ -123,8 +123,8 @@ class Producer:
 
     # -- partitions -----------------------------------------------------------------------------------------------
 
-    def produce(self, place: Place, values: Sequence[bytes]) -> Steps[ErrorCode]:
-        """One batch; repeated a while, then given up, perhaps with a copy on its way."""
+    def produce(self, place: Place, values: Sequence[bytes], hasty: bool = False) -> Steps[ErrorCode]:
+        """One batch; repeated a while, then given up, perhaps with a copy on its way. `hasty`: given up at once, and certainly on its way."""
         if not self.bumps:
             error = yield from self.add(place)
             if error:
@@ -138,6 +138,10 @@ class Producer:
         def append(node: SimNode, done: Callable[[AppendResult], None]) -> None:
             node.partitions[group].append_transactional(memoryview(bytearray(batch)), -1, self.transactional_id, self.bumps, done)
 
+        if hasty:
+            self.client.cast(cluster.believed_leader(group), append, lambda result: None, self.client.random.randrange(1_000, 150_000))
+            cluster.counts["batch_given_up"] += 1
+            return ErrorCode.REQUEST_TIMED_OUT
         for _ in range(self.client.random.choice(PRODUCE_ATTEMPTS) if self.workload.client_loss else ATTEMPTS):
             result: AppendResult | None = yield Ask(cluster.believed_leader(group), append, late=2)
             if result is not None and result.error not in WAIT:
@@ -146,7 +150,6 @@ class Producer:
                     self.sequences[place] = sequence + len(values)
                 return result.error
             yield Rest(RETRY_US)
-        self.doubtful = True
         cluster.counts["batch_given_up"] += 1
         return ErrorCode.REQUEST_TIMED_OUT
 
@@ -221,7 +224,8 @@ class Teller(Client):
         for part, place in enumerate(places):
             if random.random() < 0.08 and self.bank.client_faults:
                 yield Rest(random.randrange(100_000, 2_500_000))  # also beyond the transaction's time-out
-            error = yield from producer.produce(place, [pack(history.name, part, history.parts[part])])
+            hasty = self.bank.client_faults and random.random() < 0.04
+            error = yield from producer.produce(place, [pack(history.name, part, history.parts[part])], hasty)
             if error:
                 self.cluster.counts[f"transfer_{error.name}"] += 1
                 history.fate = Fate.ABORTED
