@@ -31,6 +31,8 @@ WARM_UP_RECORD_BYTES = 1024
 WARM_UP_REQUEST_SECONDS = 5
 DISK_BYTES = 16 << 30
 """What three replicas of the largest ordinary section need; those of a large log look for themselves."""
+OF_PROCESSES = ("cpu", "rss", "read", "written")
+"""How metrics begin that are known only where the brokers' processes are."""
 TOLD = {
     "mb_per_s": "",
     "records_per_s": "",
@@ -143,6 +145,8 @@ class Runner:
             self._tell(label, f"{workload.name}: FAILED: {error}")
             self.results.add(Figure(system.name, workload.name, round_, machine=context.machine_state(), error=str(error) or type(error).__name__))
             return
+        if not system.pids():
+            values = {key: value for key, value in values.items() if not key.startswith(OF_PROCESSES)}
         self.results.add(Figure(system.name, workload.name, round_, dict(values), context.machine_state()))
         told = [f"{shown(values[key], key)}{TOLD[key]}" for key in TOLD if key in values]
         self._tell(label, f"{workload.name}: {', '.join(told)}")
