@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup compiled cluster test test-compiled check format generate sim sim-long mutants chaos fuzz bench bench-full conformance conformance-java
+.PHONY: setup compiled cluster test test-compiled check format generate sim sim-long mutants chaos soak fuzz bench bench-full conformance conformance-java
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -57,6 +57,10 @@ generate: $(STAMP)
 # kill -9 and SIGSTOP on real nodes under load; prints anomalies and failover times. CYCLES=100
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos.run --cycles $(or $(CYCLES),100)
+
+# Programs with three client libraries in groups and transactions, a kill -9 of the coordinator in each, again and again. ROUNDS=10
+soak: $(STAMP)
+	$(BIN)/python -m tests.integration.programs.run --rounds $(or $(ROUNDS),10)
 
 # Malformed frames to a live node. FRAMES=100000
 fuzz: $(STAMP)

@@ -54,11 +54,12 @@ class MemoryLog:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.leads = True
+        self.serves = True
         self.end_offset = 0
         self.shard: Any = None
 
     def leadership(self) -> tuple[bool, bool]:
-        return self.leads, self.leads
+        return self.leads, self.leads and self.serves
 
     def append_prepared(self, batches: Sequence[bytearray], done: Callable[[AppendResult], None]) -> None:
         def commit() -> None:
@@ -297,6 +298,16 @@ async def test_who_asks_for_its_metadata_makes_the_same_topic() -> None:
     await world.client().acall(request, MetadataResponse, 9)
     _, (topic,), _, _ = world.broker.controller.calls[0]
     assert topic.configs["cleanup.policy"] == "compact"
+
+
+def test_while_the_coordinator_takes_over(world: World, client: Client) -> None:
+    """Members wait for it, and none takes it for an end."""
+    world.log.serves = False  # type: ignore[attr-defined]
+    assert client.call(HeartbeatRequest(group_id="g", generation_id=1, member_id="m"), HeartbeatResponse, 4).error_code == 0
+    sync = SyncGroupRequest(group_id="g", generation_id=1, member_id="m")
+    assert client.call(sync, SyncGroupResponse, 3).error_code == ErrorCode.REBALANCE_IN_PROGRESS
+    assert commit(client, 9) == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+    assert join(world, client, 5).error_code == ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
 
 
 def test_not_the_coordinator(world: World, client: Client) -> None:
