@@ -66,12 +66,12 @@ def _draw(results: Results, plot: Plot, folder: Path) -> Path | None:
         errors = [[spread.median - spread.low for _, spread in found], [spread.high - spread.median for _, spread in found]]
         bars = axes.bar(positions, medians, width, label=system, yerr=errors, capsize=2, color=COLOURS[number % len(COLOURS)])
         axes.bar_label(bars, fmt=f"%.{min(METRICS[plot.metric].digits, 1)}f", fontsize=7, padding=2)
-    axes.set_xticks(range(len(workloads)), [workload.partition(" ")[2] or workload for workload in workloads], fontsize=8, rotation=25, ha="right")
+    axes.set_xticks(range(len(workloads)), [workload.removeprefix("produce ") for workload in workloads], fontsize=8, rotation=25, ha="right")
     axes.set_title(plot.title, fontsize=10)
     if plot.logarithmic:
         axes.set_yscale("log")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     path = folder / f"{results.path.stem}-{plot.file}.png"
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
