@@ -50,7 +50,7 @@ _TOO_MUCH_PENDING = AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="too many 
 class _Pending(NamedTuple):
     """A request's batches that are stamped but not proposed."""
 
-    records: memoryview
+    records: Buffer
     base_offset: int
     record_count: int
 

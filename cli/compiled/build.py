@@ -164,7 +164,7 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, fo
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="making-", dir=home) as workshop:
         copy, out = Path(workshop, "copy"), Path(workshop, "out")
-        for package in PACKAGES:
+        for package in (name for name in PACKAGES if (root / name).is_dir()):
             shutil.copytree(root / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
         sources = tuple(closure(copy, modules))
         found = Build(out, digest_of(copy, sources), SUFFIX, tuple(modules), sources)

@@ -13,18 +13,16 @@ from broker.replicas import first_membership, own_replica
 from raft.api import Lane
 from raft.core.core import CoreLimits
 from raft.core.membership import encode
-from raft.core.message import Message, MessageType
 from raft.driver import Driver, DriverSettings, Identity, World
 from raft.group import RaftGroup
 from raft.liveness import Timing
 from tests.simulation.files import PowerCut, SimFileSystem
 from tests.simulation.meta import MetaReplica
+from tests.simulation.watching import WatchedStore, watch_post, watched_port
 from tests.simulation.world import CLUSTER_ID, Port, SimClock, SimDisk
 from wal.api import AppliedState
-from wal.entry import META_GROUP, Buffer, Entry, GroupId
+from wal.entry import META_GROUP, Buffer, GroupId
 from wal.errors import DamageError, check
-from wal.frame import Copy, FrameKind
-from wal.jobs import CheckpointJob, WriteBehindJob
 from wal.memory_filesystem import Keep
 from wal.settings import WalSettings
 from wal.store import WalStore
@@ -84,18 +82,11 @@ class SimNode:
         self.disk = SimDisk(cluster.scheduler, self.clock)
         self.disk.slow_us = slow_us
         self.store = WalStore.open(self.files, "data", TINY, describe=newest_timestamp)
-        self._count_disk_work()
-        world = World(self.clock, self.disk, Port(cluster.network, self.id), Random(self.random.getrandbits(32)))
-        self.driver = Driver(Identity(self.id, CLUSTER_ID, self.incarnation), self.store, world, SETTINGS, self)
-        route = self.driver.post.route
-
-        def watched(group: RaftGroup, message: Message) -> None:
-            cluster.invariants.promises.said(self, group, message)
-            if message.type == MessageType.VOTE_RESPONSE and not message.reject:
-                cluster.votes_given[group.group_id, message.receiver].append(message)
-            route(group, message)
-
-        self.driver.post.route = watched
+        port = watched_port(self, Port(cluster.network, self.id))
+        world = World(self.clock, self.disk, port, Random(self.random.getrandbits(32)))
+        identity = Identity(self.id, CLUSTER_ID, self.incarnation)
+        self.driver = Driver(identity, WatchedStore(self.store, cluster.counts), world, SETTINGS, self)
+        watch_post(self)
         self.driver.set_peers(set(cluster.node_ids))
         self.partitions, self.groups = {}, {}
         self.up = True
@@ -121,33 +112,6 @@ class SimNode:
             if peer != self.id:
                 for lane in Lane:
                     cluster.network.dial(self, peer, lane)
-
-    def _count_disk_work(self) -> None:
-        """That laps, copies, truncations, checkpoints and rolls happen is looked at, not assumed."""
-        counts, store = self.cluster.counts, self.store
-        next_flush, next_background, enter_next = store.next_flush, store.next_background, store._enter_next
-
-        def flush() -> Any:
-            job = next_flush()
-            if job is not None:
-                items = [item for batch in job.batches if batch.slow or batch.items for item in batch.items if type(item) is not Entry]
-                counts["journal_copies"] += any(type(item) is Copy for item in items)
-                counts["truncations"] += any(getattr(item, "kind", None) == FrameKind.TRUNCATE_SUFFIX for item in items)
-                counts["seals"] += not job.batches
-            return job
-
-        def background() -> Any:
-            job = next_background()
-            counts["checkpoints"] += type(job) is CheckpointJob
-            if type(job) is WriteBehindJob:
-                counts["segment_rolls"] += sum(task.header is not None for task in job.tasks)
-            return job
-
-        def enter() -> None:
-            enter_next()
-            counts["journal_laps"] += store._journal.generation > store._journal.settings.journal_files
-
-        store.next_flush, store.next_background, store._enter_next = flush, background, enter
 
     def _open(self, group_id: GroupId, group_log: Any, replica: int) -> None:
         cluster = self.cluster
