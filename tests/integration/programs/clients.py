@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tests.integration.programs.journal import Member, Row
 
-SESSION_TIMEOUT_MS = 20_000
+SESSION_TIMEOUT_MS = 12_000
 HEARTBEAT_MS = 300
 TRANSACTION_TIMEOUT_MS = 20_000
 STUCK_SECONDS = 4.0

@@ -154,7 +154,10 @@ class AioReader:
         async def do() -> None:
             async with self._busy:
                 self._member.revoked({one.partition for one in self.consumer.assignment()})
-            await self.consumer.stop()
+            try:
+                await self.consumer.stop()
+            except asyncio.CancelledError:
+                pass  # of a task of the library's own, which waited for a coordinator
 
         run(do())
 
