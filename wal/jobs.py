@@ -182,21 +182,22 @@ class MakeFileJob(BackgroundJob):
 
 
 class RemovalJob(BackgroundJob):
-    """Rename files of deleted groups and trimmed segments away, then remove them."""
+    """Rename files of deleted groups and trimmed segments away, then remove them. `moved`: segment files that are gone, also when the job fails."""
 
-    __slots__ = ("paths", "removals")
+    __slots__ = ("moved", "paths", "removals")
 
     def __init__(self, fs: FileSystem, root: str, removals: Sequence[Removal], paths: Sequence[str]) -> None:
         """`paths`: further files that are simply removed (surplus journal files)."""
         super().__init__(fs, root)
         self.removals = removals
         self.paths = paths
+        self.moved: list[str] = []
 
     def work(self) -> None:
         trash = f"{self.root}/trash"
         self.fs.mkdir(trash)
         for removal in self.removals:
-            remove_group_files(self.fs, self.root, removal)
+            remove_group_files(self.fs, self.root, removal, self.moved)
         for path in self.paths:
             if self.fs.exists(path):
                 self.fs.remove(path)
@@ -218,8 +219,8 @@ class SpaceJob(BackgroundJob):
             raise DiskFullError(f"{self.root}: {free} bytes are free and {self._reserve} are kept for votes and deletes: free some space")
 
 
-def remove_group_files(fs: FileSystem, root: str, removal: Removal) -> None:
-    """Move a group's files into the trash. Files of another topic id under the same name stay."""
+def remove_group_files(fs: FileSystem, root: str, removal: Removal, gone: list[str]) -> None:
+    """Move a group's files into the trash; its segments are added to `gone`. Files of another topic id under the same name stay."""
     directory = f"{root}/wal/{removal.topic}"
     names = fs.list(directory)
     moved = False
@@ -234,6 +235,7 @@ def remove_group_files(fs: FileSystem, root: str, removal: Removal) -> None:
         header = read_segment_header(fs, path)
         if header is not None and header.topic_id != removal.topic_id:
             continue
+        gone.append(path)
         for source in (path, index_name(path)):
             if fs.exists(source):
                 fs.rename(source, f"{root}/trash/{removal.topic_id.hex()}_{source.rpartition('/')[2]}")

@@ -412,6 +412,13 @@ class WalStore:
         self.disk_full = True
         if isinstance(job, WriteBehindJob):
             self._write_behind.failed(job)
+        elif isinstance(job, RemovalJob):
+            self._forget_moved(job)
+
+    def _forget_moved(self, job: RemovalJob) -> None:
+        """The next checkpoint must not fsync what is gone. By path is right: nothing was written between the job's start and its end."""
+        for path in job.moved:
+            self._write_behind.unsynced.pop(path, None)
 
     def _plan_removal(self) -> BackgroundJob:
         removals, paths = list(self._removals), list(self._surplus)
@@ -419,6 +426,7 @@ class WalStore:
 
         def complete() -> None:
             self._background_done(job)
+            self._forget_moved(job)
             self._removals = [removal for removal in self._removals if all(removal is not done for done in removals)]
             self._surplus = [path for path in self._surplus if path not in paths]
             for removal in removals:

@@ -264,3 +264,23 @@ def test_settings_are_checked():
     for wrong in ({"journal_file_bytes": 5000}, {"journal_files": 2}, {"segment_piece_bytes_max": 4096}, {"flush_bytes_max": 0}):
         with pytest.raises(InvariantError):
             WalSettings(**wrong)
+
+
+def test_what_a_deleted_topic_wrote_since_the_last_checkpoint_is_not_asked_for_by_the_next_one():
+    _, store, log = new_store()
+    other = store.create_group(group_id(bytes([2] * 16), 0), "other", b"voters")
+    add(log, 20, 1000)
+    settle(store)
+    log.advance_commit(20)
+    settle(store)
+    assert store._write_behind.unsynced
+    store.delete_group(GROUP)
+    settle(store)
+    assert not store.is_removing(GROUP)
+    lap = store._journal.generation + SMALL.journal_files + 1
+    while store._journal.generation < lap:
+        add(other, 10, 1000)
+        settle(store)
+        other.advance_commit(other.last_index)
+        settle(store)
+    assert all("/other/" in path for path in store._write_behind.unsynced)
