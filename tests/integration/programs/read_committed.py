@@ -7,6 +7,8 @@ from tests.integration.programs.journal import Journal, check_exactly_once
 from tests.integration.programs.scene import Members, Scene, read_all, wait_no_open_transaction
 
 PARTITIONS = 3
+HIT, LAST = 9, 24
+"""The transaction in whose midst the coordinator dies, and the one before which it is back."""
 
 
 def read_committed(scene: Scene) -> None:
@@ -47,16 +49,16 @@ def read_committed(scene: Scene) -> None:
             writer.abort()
             aborted.append(number)
 
-    for number in range(15):
+    for number in range(HIT):
         transact(number)
-    transact(15, hit=True)  # open when the coordinator dies, then committed
-    for number in range(16, 40):
+    transact(HIT, hit=True)  # open when the coordinator dies, then committed
+    for number in range(HIT + 1, LAST):
         transact(number)
     scene.wait_back()
-    for number in range(40, 46):
+    for number in range(LAST, LAST + 5):
         transact(number)
     writer.close()
-    if 15 not in committed and not scene.killing:
+    if HIT not in committed and not scene.killing:
         scene.problems.append("a transaction was aborted that nobody aborted")
     wait_no_open_transaction(scene, topic, PARTITIONS)
     seen = read_all(scene, topic, PARTITIONS)
