@@ -78,6 +78,15 @@ def _imported(module: str, tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def check_compilable(root: Path, modules: Iterable[str]) -> None:
+    """Refuse what mypyc would translate into something else without a word: it drops the keywords of a class, as those of msgspec's structs."""
+    for name in modules:
+        for node in ast.walk(ast.parse((root / path_of(name)).read_bytes(), path_of(name))):
+            if isinstance(node, ast.ClassDef) and node.keywords:
+                keywords = ", ".join(str(keyword.arg) for keyword in node.keywords)
+                raise BuildError(f"{path_of(name)}:{node.lineno}: compiled, class {node.name} would lose {keywords}; take {name} off the list")
+
+
 def missing() -> str:
     """What is not there and would be needed to compile; "" when everything is."""
     if sys.implementation.name != "cpython":
@@ -148,6 +157,7 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, fo
     absent = [module for module in modules if not (root / path_of(module)).is_file()]
     if absent:
         raise BuildError(f"cli/compiled/modules.py lists {absent[0]}, which does not exist")
+    check_compilable(root, modules)
     sources = tuple(closure(root, modules))
     digest = digest_of(root, sources)
     made = [one for one in read_builds(root) if (one.digest, one.suffix, one.modules) == (digest, SUFFIX, tuple(modules))]

@@ -51,7 +51,6 @@ MODULES = (
     "broker.partition.producers",
     "broker.partition.read_cache",
     "broker.partition.reading",
-    "broker.partition.state",
     "broker.partition.transactions",
     "broker.partition.verification",
     "broker.partition.waiters",

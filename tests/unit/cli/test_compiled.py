@@ -127,6 +127,14 @@ def test_all_that_a_module_is_compiled_against_counts(tmp_path: Path) -> None:
         building.closure(tmp_path, ["wal.one"])
 
 
+def test_what_would_change_its_meaning_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wal").mkdir()
+    (tmp_path / "wal/kept.py").write_text("class Stored(Base, array_like=True):\n    pass\n")
+    with pytest.raises(building.BuildError, match=r"wal/kept.py:1: compiled, class Stored would lose array_like"):
+        building.check_compilable(tmp_path, ["wal.kept"])
+    building.check_compilable(ROOT, MODULES)
+
+
 def test_the_listed_modules_exist() -> None:
     assert len(set(MODULES)) == len(MODULES)
     assert [name for name in MODULES if not (ROOT / building.path_of(name)).is_file()] == []
