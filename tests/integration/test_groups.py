@@ -3,12 +3,11 @@ across a kill -9 of the coordinator. No commit is lost, none goes back."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,105 +319,6 @@ def test_a_member_that_dies_is_replaced(cluster: ProcessCluster, topic: str, tmp
     members.wait_balanced(6)
     members.wait_seen(RECORDS)
     members.stop()
-
-
-def test_kafka_python(cluster: ProcessCluster, admin: AdminClient, topic: str) -> None:
-    from kafka import KafkaConsumer
-    from kafka import TopicPartition as Partition
-
-    def consumer() -> Any:
-        return KafkaConsumer(
-            topic,
-            bootstrap_servers=cluster.bootstrap.split(","),
-            group_id="python",
-            auto_offset_reset="earliest",
-            enable_auto_commit=False,
-            session_timeout_ms=6_000,
-            heartbeat_interval_ms=500,
-        )
-
-    one, two = consumer(), consumer()
-    seen: set[bytes] = set()
-
-    def read(*readers: Any) -> None:
-        for reader in readers:
-            for batch in reader.poll(200).values():
-                seen.update(record.value for record in batch)
-
-    def both() -> bool:
-        read(one, two)
-        return len(one.assignment()) == len(two.assignment()) == 3
-
-    wait_until("both members to have three partitions", both, 60)
-    wait_until("all records", lambda: read(one, two) or len(seen) == RECORDS, 60)
-    one.commit()
-    two.commit()
-    victim = cluster.nodes[coordinator(cluster, "python")]
-    victim.kill()
-    produce(cluster, topic, range(RECORDS, 2 * RECORDS))
-    wait_until("all records after the kill", lambda: read(one, two) or len(seen) == 2 * RECORDS, 60)
-    two.close(autocommit=False)
-    end = 2 * RECORDS // PARTITIONS
-    everything = [Partition(topic, number) for number in range(PARTITIONS)]
-    wait_until("one to have all", lambda: read(one) or len(one.assignment()) == PARTITIONS, 60)
-    wait_until("one to have read all", lambda: read(one) or all(one.position(where) == end for where in everything), 60)
-    one.seek(Partition(topic, 0), 5)
-    one.commit()
-    one.close(autocommit=False)
-    victim.start()
-    cluster.wait_ready()
-    assert committed(cluster, "python", topic) == {0: 5, **dict.fromkeys(range(1, PARTITIONS), end)}
-
-
-def test_aiokafka(cluster: ProcessCluster, admin: AdminClient, topic: str) -> None:
-    from aiokafka import AIOKafkaConsumer
-    from aiokafka import TopicPartition as Partition
-
-    async def run() -> None:
-        def consumer() -> Any:
-            return AIOKafkaConsumer(
-                topic,
-                bootstrap_servers=cluster.bootstrap,
-                group_id="aio",
-                auto_offset_reset="earliest",
-                enable_auto_commit=False,
-                session_timeout_ms=6_000,
-                heartbeat_interval_ms=500,
-            )
-
-        one, two = consumer(), consumer()
-        await one.start()
-        await two.start()
-        seen: set[bytes] = set()
-
-        async def until(what: str, condition: Callable[[], bool], *readers: Any) -> None:
-            deadline = time.monotonic() + 60
-            while not condition():
-                assert time.monotonic() < deadline, f"waited in vain for {what}"
-                for reader in readers:
-                    for batch in (await reader.getmany(timeout_ms=200)).values():
-                        seen.update(record.value for record in batch)
-
-        await until("both members", lambda: len(one.assignment()) == len(two.assignment()) == 3, one, two)
-        await until("all records", lambda: len(seen) == RECORDS, one, two)
-        await one.commit()
-        await two.commit()
-        victim = cluster.nodes[await asyncio.to_thread(coordinator, cluster, "aio")]
-        victim.kill()
-        await asyncio.to_thread(produce, cluster, topic, range(RECORDS, 2 * RECORDS))
-        await until("all records after the kill", lambda: len(seen) == 2 * RECORDS, one, two)
-        await two.stop()
-        await until("one to have all", lambda: len(one.assignment()) == PARTITIONS, one)
-        victim.start()
-        await asyncio.to_thread(cluster.wait_ready)
-        by_time = await one.offsets_for_times({Partition(topic, 0): 0})
-        one.seek(Partition(topic, 0), by_time[Partition(topic, 0)].offset)
-        assert await one.position(Partition(topic, 0)) == 0
-        await one.commit({Partition(topic, 1): 77})
-        assert await one.committed(Partition(topic, 1)) == 77
-        await one.stop()
-
-    asyncio.run(run())
 
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed (Debian: apt-get install kcat)")

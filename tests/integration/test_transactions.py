@@ -487,48 +487,6 @@ def test_aiokafka_copies_with_two_members(cluster: ProcessCluster, admin: AdminC
     assert set(values(read_all(cluster, target, 4))) == {str(number) for number in range(count)}
 
 
-def test_kafka_python_copies_exactly_once(cluster: ProcessCluster, admin: AdminClient) -> None:
-    from kafka import KafkaConsumer, KafkaProducer
-    from kafka.structs import OffsetAndMetadata
-
-    source, target, count = make_topic(admin, "source-kafka-python"), make_topic(admin, "target-kafka-python"), 100
-    fill(cluster, source, count, 1)
-    consumer = KafkaConsumer(
-        source,
-        bootstrap_servers=cluster.bootstrap,
-        group_id="copy-kafka-python",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    producer = KafkaProducer(bootstrap_servers=cluster.bootstrap, transactional_id="copy-kafka-python", acks="all")
-    producer.init_transactions()
-    copied, turn, deadline = 0, 0, time.monotonic() + 60
-    while copied < count:
-        assert time.monotonic() < deadline, f"{copied} copied"
-        batch = consumer.poll(timeout_ms=500, max_records=10)
-        if not batch:
-            continue
-        turn += 1
-        producer.begin_transaction()
-        for place, records in batch.items():
-            for record in records:
-                producer.send(target, record.value, partition=place.partition)
-        offsets = {place: OffsetAndMetadata(records[-1].offset + 1, "", -1) for place, records in batch.items()}
-        producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
-        if turn % 3 == 2:
-            producer.flush()
-            producer.abort_transaction()
-            for place, records in batch.items():
-                consumer.seek(place, records[0].offset)
-            continue
-        producer.commit_transaction()
-        copied += sum(len(records) for records in batch.values())
-    consumer.close()
-    producer.close()
-    assert values(read_all(cluster, target, 1)) == sorted(str(number) for number in range(count))
-
-
 def fill(cluster: ProcessCluster, topic: str, count: int, partitions: int) -> None:
     producer = Producer({"bootstrap.servers": cluster.bootstrap, "enable.idempotence": True})
     for number in range(count):
