@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HELD_US = 200_000
 HELD_US_MAX = 2_000_000
 LATE_US = (50_000, 4_000_000)
+AGAIN_US = ((1_000, 60_000), LATE_US)
 
 Serve = Callable[["SimNode", bytes, Callable[[bytes], None]], None]
 """(the node that is asked, payload, answer)."""
@@ -70,7 +71,8 @@ class Calls:
         delay_us = random.randrange(*network.delay_us)
         if network.answer_delay_us:
             delay_us += random.randrange(network.answer_delay_us)
-        loss = max(network.loss, self.cluster.workload.client_loss)
+        usual = self.cluster.workload.client_loss
+        loss, duplication = max(network.loss, usual), max(network.duplication, 3 * usual)
         if loss and random.random() < loss:
             if random.random() < 0.5:
                 counts["call_lost"] += 1
@@ -78,9 +80,9 @@ class Calls:
             counts["call_late"] += 1
             delay_us += random.randrange(*LATE_US)
         scheduler.at(delay_us, deliver)
-        if network.duplication and random.random() < network.duplication:
+        if duplication and random.random() < duplication:
             counts["call_duplicated"] += 1
-            scheduler.at(delay_us + random.randrange(*LATE_US), deliver)
+            scheduler.at(delay_us + random.randrange(*random.choice(AGAIN_US)), deliver)
 
     def node_died(self, node: int) -> None:
         """Its connections break: who waits for it hears of it."""
