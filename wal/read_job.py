@@ -21,20 +21,36 @@ if TYPE_CHECKING:
     from wal.group_log import GroupLog
 
 INDEXES_MAX = 128
-READ_WINDOW_BYTES_MAX = 4 << 20
+HINTS_MAX = 1024
 
 
 class SegmentAccess:
-    """How read jobs reach segment files: file system, directories, cached indexes. Safe from any thread."""
+    """How read jobs reach segment files: file system, directories, cached indexes. Safe from any thread.
 
-    __slots__ = ("_cache", "_lock", "describe", "directory", "fs")
+    It also remembers where the last readers ended, (path, group, offset) -> position: whoever reads on from there finds the place without a walk.
+    """
+
+    __slots__ = ("_cache", "_hints", "_lock", "describe", "directory", "fs")
 
     def __init__(self, fs: FileSystem, directory: str, describe: Describe) -> None:
         self.fs = fs
         self.directory = directory
         self.describe = describe
         self._cache: OrderedDict[tuple[str, GroupKey], PieceIndex] = OrderedDict()
+        self._hints: OrderedDict[tuple[str, GroupKey, int], int] = OrderedDict()
         self._lock = Lock()
+
+    def hint(self, path: str, group: GroupKey, offset: int) -> int | None:
+        """The position of the entry that begins with `offset`, if a reader ended there not long ago."""
+        with self._lock:
+            return self._hints.get((path, group, offset))
+
+    def remember(self, path: str, group: GroupKey, offset: int, position: int) -> None:
+        with self._lock:
+            self._hints[path, group, offset] = position
+            self._hints.move_to_end((path, group, offset))
+            while len(self._hints) > HINTS_MAX:
+                self._hints.popitem(last=False)
 
     def index(self, path: str, group: GroupKey, end_position: int, whole: bool) -> PieceIndex:
         """The index of a segment. Unless `whole`, it may be one from when the file was shorter than `end_position`."""
@@ -60,11 +76,15 @@ class SegmentAccess:
         with self._lock:
             for key in [key for key in self._cache if key[0] == path]:
                 del self._cache[key]
+            for hint in [hint for hint in self._hints if hint[0] == path]:
+                del self._hints[hint]
 
     def forget_group(self, topic_id: bytes, partition: int) -> None:
         with self._lock:
             for key in [key for key in self._cache if key[1] == (topic_id, partition)]:
                 del self._cache[key]
+            for hint in [hint for hint in self._hints if hint[1] == (topic_id, partition)]:
+                del self._hints[hint]
 
 
 class ReadJob:
@@ -92,8 +112,11 @@ class ReadJob:
         except FileNotFoundError:
             return
         try:
-            window = min(max(64 << 10, self._limits[4] + (16 << 10)), READ_WINDOW_BYTES_MAX)
-            reader = SegmentReader(file, self._path, self._group, window)
+            reader = SegmentReader(file, self._path, self._group)
+            entries = self._read_on(access, reader)
+            if entries:
+                self.entries = entries
+                return
             try:
                 entries = self._read(access, reader, self._start)
             except DamageError:
@@ -109,6 +132,28 @@ class ReadJob:
             self.entries = entries
         finally:
             file.close()
+
+    def _read_on(self, access: SegmentAccess, reader: SegmentReader) -> list[Entry]:
+        """From where a reader ended; nothing when none is known to have ended here."""
+        offset, stop, max_bytes = self._limits[1], self._limits[3], self._limits[4]
+        position = access.hint(self._path, self._group, offset) if offset >= 0 else None
+        return self._read_from_offset(access, reader, position, self._end, (offset, stop, max_bytes)) if position is not None else []
+
+    def _read_from_offset(self, access: SegmentAccess, reader: SegmentReader, start: int, end: int, limits: tuple[int, int, int]) -> list[Entry]:
+        """Entries from the DATA entry that holds `offset` on, whole, until `max_bytes` are reached; nothing when there is none in [start, end).
+
+        `limits` = (offset, stop index, max bytes).
+        """
+        offset, stop, max_bytes = limits
+        for position, header, _ in reader.frames(start, end, 1 << 62):
+            if header.base_offset > offset:
+                break
+            if header.base_offset + header.record_count > offset:
+                entries, behind = read_entries(reader, position, end, header.index, stop, max_bytes, True)
+                if entries and behind < end:
+                    access.remember(self._path, self._group, entries[-1].base_offset + entries[-1].record_count, behind)
+                return entries
+        return []
 
     def _read(self, access: SegmentAccess, reader: SegmentReader, start: int | None) -> list[Entry]:
         low, offset, timestamp, stop, max_bytes = self._limits
@@ -129,21 +174,11 @@ class ReadJob:
             if timestamp >= 0 and at + 1 < len(index.positions):
                 end = index.positions[at + 1]
         if timestamp >= 0:
-            return read_entries(reader, start, end, max(low, 0), stop, max_bytes)
+            return read_entries(reader, start, end, max(low, 0), stop, max_bytes)[0]
         if offset >= 0:
-            return read_from_offset(reader, start, end, offset, stop, max_bytes)
-        entries = read_entries(reader, start, end, low, stop, max_bytes)
+            return self._read_from_offset(access, reader, start, end, (offset, stop, max_bytes))
+        entries, _ = read_entries(reader, start, end, low, stop, max_bytes)
         return entries if entries and entries[0].index == low else []
-
-
-def read_from_offset(reader: SegmentReader, start: int, end: int, offset: int, stop: int, max_bytes: int) -> list[Entry]:
-    """Entries from the DATA entry that holds `offset` on; nothing when there is none between `start` and `end`."""
-    for _, header, _ in reader.frames(start, end, 1 << 62):
-        if header.base_offset > offset:
-            return []
-        if header.base_offset + header.record_count > offset:
-            return read_entries(reader, start, end, header.index, stop, max_bytes)
-    return []
 
 
 def _place(log: GroupLog, access: SegmentAccess, info: SegmentInfo, start: int | None) -> tuple[str, GroupKey, int, int | None]:

@@ -34,6 +34,8 @@ _RECORD = struct.Struct("<QqQqII")
 INDEX_HEADER_BYTES = _INDEX.size + _CRC.size
 RECORD_BYTES = _RECORD.size + _CRC.size
 READ_WINDOW_BYTES = 256 << 10
+FIRST_WINDOW_BYTES = 16 << 10
+"""What is read before it is known whether the frames are small; doubled while they turn out to be, up to the reader's window."""
 
 Describe = Callable[[Sequence[Buffer]], int]
 """Largest timestamp (ms) in the payload of a DATA entry, -1 unknown."""
@@ -292,8 +294,11 @@ def read_segment_header(fs: FileSystem, path: str) -> SegmentHeader | None:
 
 
 class SegmentReader:
-    """Frames of one segment file from a position on. Raises DamageError naming file, position and reason. Reads in windows; payloads are views of
-    them."""
+    """Frames of one segment file from a position on. Raises DamageError naming file, position and reason.
+
+    Reads in windows; payloads are views of them. A frame larger than the window is read by itself, with the header behind it, so that hardly a byte
+    is read twice or in vain.
+    """
 
     __slots__ = ("_file", "_group", "_path", "_window")
 
@@ -308,10 +313,13 @@ class SegmentReader:
         are not looked at (an empty view is given)."""
         data = memoryview(b"")
         start = position  # position in the file of data[0]
+        window = min(FIRST_WINDOW_BYTES, self._window) >> 1
         while position < end:
             at = position - start
             if len(data) - at < 64:
-                data, start, at = self._read(position, end, 64), position, 0
+                if at <= len(data):
+                    window = min(2 * window, self._window)  # all of the last one was of use
+                data, start, at = self._read(position, end, 64, window), position, 0
             try:
                 header = unpack_header(data, at, end - position)
                 if self._group is not None and (header.topic_id, header.partition) != self._group:
@@ -320,7 +328,7 @@ class SegmentReader:
                     yield position, header, memoryview(b"")
                 else:
                     if len(data) - at < header.length:
-                        data, start, at = self._read(position, end, header.length), position, 0
+                        data, start, at = self._read(position, end, header.length + 64, window), position, 0
                     payload = data[at + 64 : at + header.length]
                     check_payload(header, payload)
                     yield position, header, payload
@@ -328,8 +336,8 @@ class SegmentReader:
                 raise DamageError(f"{self._path}: position {position}: {error}") from error
             position += header.length
 
-    def _read(self, position: int, end: int, need: int) -> memoryview:
-        length = min(end - position, max(need, self._window))
+    def _read(self, position: int, end: int, need: int, window: int) -> memoryview:
+        length = min(end - position, max(need, window))
         data = self._file.pread(length, position)
         if len(data) < min(need, end - position):
             raise BadFrame(f"the file ends at {position + len(data)}")
@@ -404,10 +412,15 @@ def rebuild_index(fs: FileSystem, path: str, group: GroupKey, end_position: int,
     return PieceIndex(records)
 
 
-def read_entries(reader: SegmentReader, position: int, end: int, low: int, stop: int, max_bytes: int) -> list[Entry]:
-    """Consecutive entries with low ≤ index < stop from the piece at `position` on: at least one, then up to `max_bytes` of payload."""
+def read_entries(
+    reader: SegmentReader, position: int, end: int, low: int, stop: int, max_bytes: int, whole_last: bool = False
+) -> tuple[list[Entry], int]:
+    """Consecutive entries with low ≤ index < stop from the piece at `position` on, and the position behind the last of them.
+
+    At least one, then up to `max_bytes` of payload; with `whole_last` the entry that crosses `max_bytes` too.
+    """
     entries: list[Entry] = []
-    size = 0
+    size = behind = 0
     expected = -1
     for at, header, payload in reader.frames(position, end, low):
         if header.kind == FrameKind.PAD:
@@ -417,11 +430,14 @@ def read_entries(reader: SegmentReader, position: int, end: int, low: int, stop:
         expected = header.index + 1
         if header.index < low:
             continue
-        if header.index >= stop or (entries and size + header.payload_bytes > max_bytes):
+        if header.index >= stop or (entries and not whole_last and size + header.payload_bytes > max_bytes):
             break
         entries.append(entry_of(header, payload))
         size += header.payload_bytes
-    return entries
+        behind = at + header.length
+        if whole_last and size >= max_bytes:
+            break
+    return entries, behind
 
 
 def is_disk_full(error: OSError) -> bool:

@@ -358,22 +358,31 @@ class Partition:
         if error is not ErrorCode.NONE:
             done(self._result(error))
             return
-        if offset >= (self.last_stable_offset if read_committed else self._marks.high_watermark) or (max_bytes <= 0 and not min_one):
+        visible = self.last_stable_offset if read_committed else self._marks.high_watermark
+        if offset >= visible or (max_bytes <= 0 and not min_one):
             done(self._result(ErrorCode.NONE))
             return
         log = self._group.log
+        wanted = offset, max_bytes, read_committed, min_one
         index = log.index_of_offset(offset)
         entries: Sequence[Entry] | None = log.memory_slice(index, max(max_bytes, 1)) if index is not None else None
+        if entries is not None:
+            done(self._gather(entries, *wanted)[0])
+            return
         cache = self._context.read_cache
-        if entries is None and cache is not None and (cached := cache.find(self.group_id, offset)) is not None:
-            entries = (cached,)
-        if entries is None:
-            self._read_disk(log.read_job_at_offset(offset, max(max_bytes, 1)), offset, max_bytes, (read_committed, min_one), done)
-        else:
-            done(self._gather(entries, offset, max_bytes, read_committed, min_one))
+        cached = cache.find(self.group_id, offset) if cache is not None else None
+        if cached is None:
+            self._read_disk((), log.read_job_at_offset(offset, max(max_bytes, 1)), wanted, done)
+            return
+        result, reached = self._gather((cached,), *wanted)
+        if reached >= visible or reached < cached.base_offset + cached.record_count or 2 * result.size >= max_bytes:
+            done(result)
+        else:  # little was left of it: what comes behind it is read along
+            self._read_disk((cached,), log.read_job_at_offset(reached, max_bytes - result.size), wanted, done)
 
-    def _read_disk(self, job: ReadJob, offset: int, max_bytes: int, mode: tuple[bool, bool], done: Callable[[ReadResult], None]) -> None:
-        term = self._group.term
+    def _read_disk(self, head: Sequence[Entry], job: ReadJob, wanted: tuple[int, int, bool, bool], done: Callable[[ReadResult], None]) -> None:
+        """Answer with `head`, which is at hand, and what `job` reads behind it."""
+        term, offset = self._group.term, wanted[0]
 
         def finish(error: BaseException | None) -> None:
             # Time has passed: we may have been deposed, or the records deleted, meanwhile.
@@ -385,29 +394,25 @@ class Partition:
             elif error is not None or not job.entries:
                 done(self._result(ErrorCode.KAFKA_STORAGE_ERROR))
             else:
-                result = self._gather(job.entries, offset, max_bytes, *mode)
-                self._keep_rest(job.entries, result.size)
+                result, reached = self._gather((*head, *job.entries), *wanted)
+                self._keep_rest(job.entries[-1], reached)
                 done(result)
 
         self._group.read(job, finish)
 
-    def _keep_rest(self, entries: Sequence[Entry], taken_bytes: int) -> None:
+    def _keep_rest(self, last: Entry, reached: int) -> None:
         """Keep the last entry that was read when a part of it is left for the next fetch."""
-        last = entries[-1]
-        cache = self._context.read_cache
-        if (
-            cache is not None
-            and taken_bytes < sum(entry.size for entry in entries)
-            and last.base_offset + last.record_count <= self._marks.high_watermark
-        ):
+        cache, behind = self._context.read_cache, last.base_offset + last.record_count
+        if cache is not None and reached < behind <= self._marks.high_watermark:
             cache.put(self.group_id, last)
 
-    def _gather(self, entries: Sequence[Entry], offset: int, max_bytes: int, read_committed: bool, min_one: bool) -> ReadResult:
+    def _gather(self, entries: Sequence[Entry], offset: int, max_bytes: int, read_committed: bool, min_one: bool) -> tuple[ReadResult, int]:
+        """What of `entries` may be answered, and the offset behind it."""
         marks, stable = self._marks, self.last_stable_offset
         end = stable if read_committed else marks.high_watermark
         chunks, size, reached = gather(entries, offset, end, max_bytes, min_one, self._cursors)
         aborted = self._producers.transactions.aborted.overlapping(offset, reached) if read_committed and size else ()
-        return ReadResult(ErrorCode.NONE, chunks, size, marks.high_watermark, stable, marks.log_start_offset, aborted)
+        return ReadResult(ErrorCode.NONE, chunks, size, marks.high_watermark, stable, marks.log_start_offset, aborted), reached
 
     def _result(self, error: ErrorCode) -> ReadResult:
         marks = self._marks

@@ -437,3 +437,22 @@ def test_the_fake_log_counts_offsets_like_the_real_one() -> None:
     log.add(1, Proposal(EntryKind.NOOP, (), 0, 0, 0))
     log.add(1, Proposal(EntryKind.DATA, (b"x",), 1, 0, 3))
     assert (log.next_offset, log.index_of_offset(2), log.index_of_offset(3), log.term_runs()) == (3, 2, None, [(1, 1, 0)])
+
+
+def test_the_little_that_is_left_of_an_entry_is_read_together_with_what_follows() -> None:
+    replica = Replica()
+    replica.lead()
+    for _ in range(3):
+        for _ in range(7):
+            replica.append(batch(1))
+        replica.collect()
+        replica.commit()
+    replica.group.log.memory_from = replica.group.log.last_index + 1
+    limit = 6 * len(batch(1))
+    pieces, offset = [], 0
+    while offset < 21:
+        got = offsets(replica, offset, limit)
+        pieces.append(len(got))
+        offset = got[-1] + 1
+    assert pieces == [6, 6, 6, 3], "full answers, though entries hold seven"
+    assert replica.group.disk_reads == 3, "each entry once"
