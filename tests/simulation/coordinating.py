@@ -129,6 +129,7 @@ class Coordinating:
         self.banks = [Bank(cluster, self, number) for number in range(2)]
         self.slots = [Slot(self, number) for number in range(2)]
         self.members = [Member(self, number) for number in range(MEMBERS)]
+        self.employers: list[Bank | Slot] = [*self.banks, *self.slots]
 
     def start(self) -> None:
         scheduler, random = self.cluster.scheduler, self.cluster.random
@@ -138,16 +139,16 @@ class Coordinating:
             scheduler.at(SECOND_US, reader.poll)
         for watcher in self.watchers:
             scheduler.at(SECOND_US // 2, watcher.poll)
-        for client in (*self.banks, *self.slots):
-            client.start()
+        for employer in self.employers:
+            employer.start()
         for member in self.members:
             member.begin(member.work(), random.randrange(SECOND_US))
 
     def finish(self) -> None:
         self.client_loss = 0.0
         self._batches_wanted = {writer.number: writer.batches + 2 for writer in self.writers}
-        for client in (*self.banks, *self.slots):
-            client.finish()
+        for employer in self.employers:
+            employer.finish()
         for member in self.members:
             member.resting = True
             member.commits = 0
@@ -155,8 +156,8 @@ class Coordinating:
     def waiting(self) -> str:
         for writer in self.writers:
             writer.paused = writer.batches >= self._batches_wanted[writer.number]
-        if busy := [writer.number for writer in self.writers if not writer.idle]:
-            return f"writers {busy} wait"
+        if writing := [writer.number for writer in self.writers if not writer.idle]:
+            return f"writers {writing} wait"
         for bank in self.banks:
             if found := bank.waiting():
                 return f"{found} wait"

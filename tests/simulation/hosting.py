@@ -64,10 +64,12 @@ class Hosted:
     # -- what coordinators are -----------------------------------------------------------------------------------
 
     def transaction_machine(self, group: GroupId) -> TransactionMachine | None:
-        return self._machine(group, TRANSACTIONS_TOPIC)
+        machine: TransactionMachine | None = self._machine(group, TRANSACTIONS_TOPIC)
+        return machine
 
     def groups_machine(self, group: GroupId) -> GroupsMachine | None:
-        return self._machine(group, GROUPS_TOPIC)
+        machine: GroupsMachine | None = self._machine(group, GROUPS_TOPIC)
+        return machine
 
     def _machine(self, group: GroupId, topic: str) -> Any:
         partition = self.node.partitions.get(group)

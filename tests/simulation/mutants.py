@@ -17,6 +17,7 @@ from broker.api import AppendResult
 from broker.errors import ErrorCode
 from broker.partition.appending import Appender
 from broker.partition.producers import ProducerTable
+from broker.version import running
 from raft.core import election, follower, leader, replication
 from raft.core.core import RaftCore
 from raft.core.message import Message, MessageType
@@ -343,6 +344,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
+    if running() == "compiled":
+        parser.error("mutants replace functions, which compiled code does not notice; run with CHRONIK_COMPILED=0")
     names = [name for name in MUTANTS if options.only in name]
     survived = 0
     print(f"{'mutant':62} {'seeds':>5}  killed by")

@@ -15,7 +15,7 @@ from broker.errors import ErrorCode
 from broker.handlers import txn_offset_commit
 from broker.protocol._generated.txn_offset_commit import TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic
 from tests.simulation.checkers import Fate, History, Place, pack
-from tests.simulation.clients import RETRY_US, Ask, Client, Rest, Steps
+from tests.simulation.clients import RETRY_US, Ask, Client, Refused, Rest, Steps
 from tests.simulation.members import Membership
 from tests.simulation.transactional import Producer
 from tests.simulation.workload import decode_values
@@ -163,10 +163,10 @@ class Worker(Client):
             txn_offset_commit.handle(node.hosted.services, version, body, reply)
 
         for _ in range(COMMIT_ATTEMPTS):
-            error = yield Ask(self.cluster.believed_leader(partition), commit, 0, 1, True)
-            error = getattr(error, "error", error)
-            if error is not None and error not in WAIT:
-                return error
+            answer: ErrorCode | Refused | None = yield Ask(self.cluster.believed_leader(partition), commit, 0, 1, True)
+            found = answer.error if isinstance(answer, Refused) else answer
+            if found is not None and found not in WAIT:
+                return found
             yield Rest(RETRY_US)
         return ErrorCode.REQUEST_TIMED_OUT
 

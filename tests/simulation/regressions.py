@@ -1,4 +1,4 @@
-"""Seeds that fail when a fault that the simulator found comes back, each with what it found. They run in every test run.
+"""Seeds of the workload `replication` that fail when a fault that the simulator found comes back, each with what it found. Every test run has them.
 
 A seed means another run when code or simulator draw in another order: whoever changes that much looks for a new one (`make mutants` has some of the
 faults; for the others, undo the fix and run a hundred seeds), or moves the case into a small test.
@@ -10,6 +10,3 @@ REGRESSIONS: dict[int, str] = {
     31: "a follower that reached the commit index after it had been told was never told it again",
     63: "a deposed leader took requests until its next turn, and stopped at a check; entries repeated in the journal kept their old generation",
 }
-
-COORDINATOR_REGRESSIONS: dict[int, str] = {}
-"""The same for the coordinators' workload."""

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.cluster import Result, run_seed
+from tests.simulation.cluster import Result
 from tests.simulation.coordinating import COORDINATORS
 from tests.simulation.mutants import hunt
-from tests.simulation.regressions import COORDINATOR_REGRESSIONS
 from tests.simulation.run import run_caught
 
 SEEDS = int(os.environ.get("CHRONIK_SIM_COORDINATOR_SEEDS", "36"))
@@ -78,11 +77,6 @@ def test_seeds() -> None:
         assert not missing, f"never happened in {SEEDS} seeds: {missing}"
 
 
-@pytest.mark.parametrize("seed", COORDINATOR_REGRESSIONS, ids=str)
-def test_regressions(seed: int) -> None:
-    run_seed(seed, COORDINATORS)
-
-
 def test_same_seed_same_trace_in_every_process() -> None:
     program = (
         "from tests.simulation.cluster import run_seed; r = run_seed(7, 'coordinators'); print(r.fingerprint, r.events, sorted(r.counts.items()))"
@@ -105,6 +99,7 @@ QUICK_MUTANTS = (
 )
 
 
+@pytest.mark.interpreted("replaces functions of the code under test")
 @pytest.mark.parametrize("name", QUICK_MUTANTS)
 def test_mutants_are_killed(name: str) -> None:
     _, seeds, text = hunt((name, 15))

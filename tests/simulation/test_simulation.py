@@ -126,6 +126,7 @@ QUICK_MUTANTS = (
 )
 
 
+@pytest.mark.interpreted("replaces functions of the code under test")
 @pytest.mark.parametrize("name", QUICK_MUTANTS)
 def test_mutants_are_killed(name: str) -> None:
     _, seeds, text = hunt((name, 30))
