@@ -25,7 +25,6 @@ MODULES = (
     "raft.core.leader",
     "raft.core.log_view",
     "raft.core.membership",
-    "raft.core.memory_log",
     "raft.core.message",
     "raft.core.progress",
     "raft.core.quorum",

@@ -11,6 +11,8 @@ import pytest
 from tests.path_costs import measure
 from tests.path_costs.counting import ROOT, CallCounter, Ledger, _Counted, place_of
 
+pytestmark = pytest.mark.interpreted("counts calls of Python functions, and rewrites sources")
+
 
 def test_no_path_costs_more_than_is_committed() -> None:
     told = measure.too_much(measure.measure(), measure.load())

@@ -15,10 +15,9 @@ from cli.compiled.loader import VARIABLE
 PROGRAM = """
 import sys
 from broker.version import running
-from tests.simulation.cluster import run_seed
-from tests.simulation.run import WORKLOADS
+from tests.simulation.cluster import WORKLOADS, run_seed
 print(running(), file=sys.stderr)
-for workload in WORKLOADS.values():
+for workload in WORKLOADS:
     for seed in map(int, sys.argv[1:]):
         result = run_seed(seed, workload)
         print(seed, result.fingerprint, result.events, sorted(result.counts.items()))

@@ -90,6 +90,7 @@ def test_nothing_is_mixed(tmp_path: Path) -> None:
     assert choose(tmp_path) == (False, "wal.entry was imported before it was decided")
 
 
+@pytest.mark.interpreted("one build is loaded already")
 @pytest.mark.usefixtures("undecided")
 def test_a_build_that_can_not_be_loaded_is_not_used(tmp_path: Path) -> None:
     build = made(tmp_path)

@@ -121,6 +121,7 @@ def test_mutant_markers_of_deposed_coordinators_and_late_ones_count(monkeypatch:
     assert caught(200)
 
 
+@pytest.mark.interpreted("replaces a method of TransactionGate")
 def test_mutant_no_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that comes after its transaction was aborted opens one that nobody ends (KIP-890)."""
     monkeypatch.setattr(TransactionGate, "enter", lambda self, name, producer, add, then: then(ErrorCode.NONE, "", _Always(producer[0])))

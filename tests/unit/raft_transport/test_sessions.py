@@ -101,9 +101,9 @@ async def test_a_stopped_peer_is_lost_once_per_session_and_comes_back(make_node:
 
 VICTIM = """
 import asyncio, random, sys
+from tests.unit.raft_transport.harness import CLUSTER, Recorder
 from raft.transport.network import GrpcNetwork
 from raft.transport.options import Identity, NetworkConfig
-from tests.unit.raft_transport.harness import CLUSTER, Recorder
 
 async def main():
     network = GrpcNetwork(Identity(CLUSTER, 2, 1), NetworkConfig(listen="127.0.0.1:0"), random.Random(1), print)
