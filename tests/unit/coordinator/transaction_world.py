@@ -16,7 +16,7 @@ from broker.coordinator.transactions.machine import Answer
 from broker.coordinator.transactions.markers import MarkerReceiver, SenderParts
 from broker.coordinator.transactions.service import ServiceParts, TransactionService
 from broker.coordinator.transactions.state import RESTING, TopicPartition
-from broker.coordinator.transactions.wire import METHOD_MARKERS, Reply
+from broker.coordinator.transactions.wire import Reply
 from broker.errors import ErrorCode
 from broker.metadata.image import MetadataImage, PartitionImage, TopicImage
 from broker.partition.config import TopicConfig
@@ -201,11 +201,7 @@ class World:
                 reply(answer)
 
         def deliver(answer: Callable[[bytes], None]) -> None:
-            service = self.services[node]
-            if method == METHOD_MARKERS:
-                service.receiver.receive(sender, payload, answer)
-            else:
-                service.serve_questions(payload, answer)
+            self.services[node].serve(sender, method, payload, answer)
 
         def ignore(answer: bytes) -> None:
             """The answer is lost."""
