@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -10,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ElectionType, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka import OFFSET_BEGINNING, Consumer, ElectionType, IsolationLevel, KafkaException, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec, ResourceType
 from kafka import KafkaAdminClient
 from kafka import TopicPartition as Place
 from kafka.errors import ReassignmentInProgressError
@@ -310,3 +311,96 @@ def test_elect_leaders_after_a_kill(cluster: ProcessCluster, admin: AdminClient)
     wait_until("every node to know it", lambda: cluster.partition_leader(topic) == 2)
     unclean = admin.elect_leaders(ElectionType.UNCLEAN, [place]).result(30)[place]
     assert unclean.name() == "ELECTION_NOT_NEEDED"
+
+
+def outcome(future: Any) -> Any:
+    """The result, or the name of the error."""
+    try:
+        return future.result(30)
+    except KafkaException as error:
+        return error.args[0].name()
+
+
+def test_what_confluent_kafka_s_admin_client_is_told(cluster: ProcessCluster, admin: AdminClient) -> None:
+    """Method by method, beside what Apache Kafka answers; groups are in test_groups.py."""
+    made = admin.create_topics(
+        [NewTopic("told", 3, 3), NewTopic("bad!", 1, 1), NewTopic("nine", 1, 9), NewTopic("odd", 1, 3, config={"no.such": "1"})]
+    )
+    assert [outcome(made[name]) for name in ("told", "bad!", "nine", "odd")] == [
+        None,
+        "TOPIC_EXCEPTION",
+        "INVALID_REPLICATION_FACTOR",
+        "INVALID_CONFIG",
+    ]
+    assert outcome(admin.create_topics([NewTopic("told", 1, 1)], validate_only=True)["told"]) == "TOPIC_ALREADY_EXISTS"
+    places = [TopicPartition("told", 0), TopicPartition("told", 1)]
+    latest = admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()))  # at once: every broker knows the leaders
+    assert [outcome(latest[place]).offset for place in places] == [0, 0]
+    write(cluster, "told", [b"%d" % number for number in range(10)])
+    grown = admin.create_partitions([NewPartitions("told", 4), NewPartitions("nowhere", 2)])
+    assert [outcome(grown[name]) for name in ("told", "nowhere")] == [None, "UNKNOWN_TOPIC_OR_PART"]
+    assert outcome(admin.create_partitions([NewPartitions("told", 2)])["told"]) == "INVALID_PARTITIONS"
+    described = admin.describe_topics(TopicCollection(["told", "nowhere"]), include_authorized_operations=True)
+    assert len(outcome(described["told"]).partitions) == 4 and outcome(described["told"]).authorized_operations
+    assert outcome(described["nowhere"]) == "UNKNOWN_TOPIC_OR_PART"
+    whole = admin.describe_cluster(include_authorized_operations=True).result(30)
+    assert [node.id for node in sorted(whole.nodes, key=lambda node: node.id)] == [1, 2, 3, 4] and whole.controller.id in (1, 2, 3, 4)
+    assert settings_of(admin, ResourceType.TOPIC, "told")["retention.ms"].value == "604800000"
+    (unknown,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, "nowhere")]).values()
+    assert outcome(unknown) == "UNKNOWN_TOPIC_OR_PART"
+    read_only = ConfigResource(ResourceType.BROKER, "1")
+    read_only.add_incremental_config(ConfigEntry("log.dirs", "/x", incremental_operation=AlterConfigOpType.SET))
+    assert outcome(admin.incremental_alter_configs([read_only])[read_only]) == "INVALID_REQUEST"
+    appended = ConfigResource(ResourceType.TOPIC, "told")
+    appended.add_incremental_config(ConfigEntry("retention.ms", "5", incremental_operation=AlterConfigOpType.APPEND))
+    assert outcome(admin.incremental_alter_configs([appended])[appended]) == "INVALID_CONFIG"
+    trimmed = TopicPartition("told", 0, 4)
+    assert outcome(admin.delete_records([trimmed])[trimmed]).low_watermark == 4
+    for spec, offset in ((OffsetSpec.earliest(), 4), (OffsetSpec.latest(), 10), (OffsetSpec.for_timestamp(0), 4)):
+        assert outcome(admin.list_offsets({places[0]: spec}, isolation_level=IsolationLevel.READ_COMMITTED)[places[0]]).offset == offset
+    told = {
+        place.partition: error.name() for place, error in admin.elect_leaders(ElectionType.PREFERRED, places).result(30).items() if error is not None
+    }
+    assert set(told.values()) <= {"ELECTION_NOT_NEEDED"}
+    deleted = admin.delete_topics(["told", "nowhere"])
+    assert [outcome(deleted[name]) for name in ("told", "nowhere")] == [None, "UNKNOWN_TOPIC_OR_PART"]
+    with pytest.raises(KafkaException, match="not supported"):
+        admin.describe_user_scram_credentials().result(30)
+
+
+async def test_what_aiokafka_s_admin_client_is_told(cluster: ProcessCluster) -> None:
+    from aiokafka import TopicPartition as AioPlace
+    from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+    from aiokafka.admin import NewPartitions as AioPartitions
+    from aiokafka.admin import NewTopic as AioTopic
+    from aiokafka.admin.config_resource import ConfigResource as AioResource
+    from aiokafka.admin.config_resource import ConfigResourceType as AioType
+    from aiokafka.errors import GroupCoordinatorNotAvailableError
+
+    client = AIOKafkaAdminClient(bootstrap_servers=cluster.bootstrap)
+    await client.start()
+    try:
+        for code in (0, 36):
+            answer = await client.create_topics([AioTopic("aio-admin", 2, 3)])
+            assert answer.topic_errors[0][1] == code
+        assert "aio-admin" in await client.list_topics()
+        (described,) = await client.describe_topics(["aio-admin"])
+        assert [one["error_code"] for one in described["partitions"]] == [0, 0]
+        assert {one["node_id"] for one in (await client.describe_cluster())["brokers"]} == {1, 2, 3, 4}
+        await client.alter_configs([AioResource(AioType.TOPIC, "aio-admin", {"retention.ms": "77"})])
+        (configs,) = await client.describe_configs([AioResource(AioType.TOPIC, "aio-admin", {"retention.ms": None})])
+        assert configs.resources[0][4][0][:2] == ("retention.ms", "77")
+        assert (await client.create_partitions({"aio-admin": AioPartitions(3)})).topic_errors[0][1] == 0
+        write(cluster, "aio-admin", [b"x"] * 5)
+        assert await client.delete_records({AioPlace("aio-admin", 0): RecordsToDelete(before_offset=3)}) == {AioPlace("aio-admin", 0): 3}
+        found = 0
+        while not found:
+            with contextlib.suppress(GroupCoordinatorNotAvailableError):  # the groups' topic is being made
+                found = await client.find_coordinator("aio-group")
+        assert found in (1, 2, 3, 4)
+        assert await client.list_consumer_group_offsets("aio-group") == {}
+        (groups,) = await client.describe_consumer_groups(["aio-group"])
+        assert groups.groups[0][2] == "Dead"
+        assert (await client.delete_topics(["aio-admin"])).topic_error_codes[0][1] == 0
+    finally:
+        await client.close()
