@@ -14,8 +14,8 @@ from cli.compiled.loader import VARIABLE
 
 PROGRAM = """
 import sys
-from broker.version import running
 from tests.simulation.cluster import WORKLOADS, run_seed
+from broker.version import running
 print(running(), file=sys.stderr)
 for workload in WORKLOADS:
     for seed in map(int, sys.argv[1:]):
