@@ -185,7 +185,8 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, fo
             os.chdir(here)
         write_manifest(found)
         place = home / found.digest
-        shutil.rmtree(place, ignore_errors=True)
+        if place.exists():
+            place.rename(Path(workshop, "former"))  # made by somebody else meanwhile, or to be made again
         out.rename(place)
     _prune(root)
     _say(f"done in {time.perf_counter() - started:.0f} s: {place}")

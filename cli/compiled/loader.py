@@ -98,6 +98,11 @@ def write_manifest(build: Build) -> None:
     (build.directory / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n")
 
 
+def current(builds: Iterable[Build], root: Path = ROOT) -> Build | None:
+    """The first of `builds` that was made of just the files that are there now."""
+    return next((build for build in builds if _is_current(build, root)), None)
+
+
 def _is_current(build: Build, root: Path) -> bool:
     try:
         return build.suffix == SUFFIX and digest_of(root, build.sources) == build.digest
@@ -128,7 +133,7 @@ def _activate(root: Path) -> Choice:
     builds = read_builds(root)
     if not builds:
         return Choice(False, f"nothing was compiled; {_BUILD_HINT}")
-    build = next((one for one in builds if _is_current(one, root)), None)
+    build = current(builds, root)
     if build is None:
         return Choice(False, f"the sources are not those that were compiled; {_BUILD_HINT}")
     early = [name for name in build.modules if name in sys.modules]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.compiled import build as building
-from cli.compiled.loader import VARIABLE
+from cli.compiled.loader import VARIABLE, current, read_builds
 
 PROGRAM = """
 import sys
@@ -26,10 +25,8 @@ SEEDS = ("7", "17", "27")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(bool(building.missing()), reason=f"nothing can be compiled here: {building.missing()}")
-@pytest.mark.timeout(900)  # most of it, if any, is the compiler's
+@pytest.mark.skipif(current(read_builds(ROOT)) is None, reason="the sources as they are were not compiled; `make compiled` does it")
 def test_same_seed_same_trace_compiled_and_interpreted() -> None:
-    building.build()
     traces = []
     for value, what in (("0", "interpreted"), ("1", "compiled")):
         command = [sys.executable, "-c", PROGRAM, *SEEDS]
