@@ -51,6 +51,7 @@ class Scene:
         self.bootstrap = cluster.bootstrap
         self.progress = 0
         self.problems: list[str] = []
+        self.ids: list[str] = []
         self.arrived = threading.Event()
         self.over = threading.Event()
         self._names = itertools.count()
@@ -64,7 +65,24 @@ class Scene:
         while True:
             found = f"{self.name}-{what}-{next(self._names)}"
             if partition_for(found, COORDINATORS) == 0:
+                self.ids.append(found)
                 return found
+
+    def describe(self) -> str:
+        """How the coordinator sees the scene's groups, for whoever has to find out why a program failed."""
+        if not self.ids:
+            return ""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, **QUIET})
+        lines = []
+        for name, future in admin.describe_consumer_groups(self.ids, request_timeout=10).items():
+            try:
+                group = future.result()
+            except KafkaException as error:
+                lines.append(f"{name}: {error}")
+                continue
+            members = [f"{m.member_id}: {[p.partition for p in m.assignment.topic_partitions]}" for m in group.members]
+            lines.append(f"{name}: {group.state.name} {members}")
+        return "\n".join(lines)
 
     def topic(self, what: str, partitions: int) -> str:
         name = f"{self.name}-{what}"
@@ -355,7 +373,7 @@ class Stage:
         try:
             program(scene)
         except BaseException:  # noqa: BLE001 - told as a problem of the scene
-            scene.problems.append(traceback.format_exc(limit=-4))
+            scene.problems.append(f"{traceback.format_exc(limit=-4)}\n{scene.describe()}")
         finally:
             scene.over.set()
             scene.arrived.set()

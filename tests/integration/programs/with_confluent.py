@@ -61,6 +61,7 @@ class ConfluentReader:
         self._reading, self._member = reading, member
         self._cooperative = reading.strategy.startswith("cooperative")
         self._owned: set[int] = set()
+        self._sought: dict[int, int] = {}  # where the next record is expected; what was fetched before the seek may still come
         self._refused: dict[int, int] = {}  # in the midst of a rebalance; said again before the partition goes
         self.consumer = Consumer(
             {
@@ -92,6 +93,7 @@ class ConfluentReader:
             self.commit(again)
         self._refused = {partition: offset for partition, offset in self._refused.items() if partition not in gone}
         self._owned -= gone
+        self._sought = {partition: offset for partition, offset in self._sought.items() if partition not in gone}
         self._member.revoked(gone)
         consumer.incremental_unassign(partitions) if self._cooperative else consumer.unassign()
 
@@ -103,6 +105,9 @@ class ConfluentReader:
         for message in [first, *self.consumer.consume(50, 0)]:
             error = message.error()
             if error is None:
+                if self._sought.get(message.partition(), message.offset()) != message.offset():
+                    continue
+                self._sought.pop(message.partition(), None)
                 rows.append(Row(message.partition(), message.offset(), message.value(), message.timestamp()[1]))
             elif error.code() in FENCED:
                 raise FencedError(str(error))
@@ -140,6 +145,7 @@ class ConfluentReader:
 
     def seek(self, partition: int, offset: int) -> None:
         self._member.sought(partition)
+        self._sought[partition] = offset
         self.consumer.seek(TopicPartition(self._reading.topic, partition, offset))
 
     def offsets_for_time(self, timestamp_ms: int) -> dict[int, int | None]:
