@@ -204,6 +204,9 @@ class Members:
         member = self._running[name] = MemberThread(self._scene, reading, self._journal, name)
         return member
 
+    def running(self, name: str) -> MemberThread:
+        return self._running[name]
+
     def stop(self, *names: str) -> None:
         chosen = [self._running.pop(name) for name in names or tuple(self._running)]
         for one in chosen:
