@@ -58,9 +58,12 @@ class Owner(Protocol):
     limits: ConnectionLimits
     stats: NetworkStats
     pressure: Pressure
-    receive_view: memoryview
     dispatch: Callable[[Connection, Buffer], None]
     call_soon: Callable[[Callable[[], None]], Any]
+
+    @property
+    def receive_view(self) -> memoryview:
+        """Where bytes are received to; empty again when `buffer_updated` returns."""
 
     def register(self, connection: Connection) -> bool:
         """False: the node has all the connections that it may have."""

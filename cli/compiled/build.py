@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import importlib.util
 import os
 import shlex
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cli.compiled.loader import BUILDS, GROUP, ROOT, SUFFIX, Build, digest_of, read_builds, write_manifest
+from cli.compiled.loader import BUILDS, GROUP, MANIFEST, ROOT, SUFFIX, Build, digest_of, read_build, read_builds, use, write_manifest
 from cli.compiled.modules import MODULES
 
 PACKAGES = ("wal", "raft", "broker")
@@ -152,6 +153,29 @@ def _make(copy: Path, modules: Sequence[str], out: Path, jobs: int) -> None:
             pass
 
 
+def _check(made: Build, copy: Path) -> None:
+    """Import every module of the build, in a process of its own: what can not be imported must not be found by a node that starts."""
+    program = "import sys; from pathlib import Path; from cli.compiled.build import import_all; sys.exit(import_all(Path(sys.argv[1])) or 0)"
+    paths = [str(copy), str(Path(__file__).resolve().parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-P", "-c", program, str(made.directory)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        output = "\n".join(done.stdout.splitlines()[-_OUTPUT_LINES:])
+        raise BuildError(f"what was compiled can not be imported; mend the module or take it off the list:\n{output}")
+
+
+def import_all(directory: Path) -> str:
+    """Import every module of the build in `directory`; why that was not possible, else ""."""
+    made = read_build(directory / MANIFEST)
+    choice = use(made)
+    if not choice.compiled:
+        return choice.why
+    for name in made.modules:
+        importlib.import_module(name)
+    return ""
+
+
 def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, force: bool = False) -> Build:
     """Compile, unless there is a build of just these sources. Raises BuildError."""
     absent = [module for module in modules if not (root / path_of(module)).is_file()]
@@ -162,7 +186,7 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, fo
     digest = digest_of(root, sources)
     made = [one for one in read_builds(root) if (one.digest, one.suffix, one.modules) == (digest, SUFFIX, tuple(modules))]
     if made and not force:
-        os.utime(made[0].directory / "manifest.json")  # the newest is looked at first
+        os.utime(made[0].directory / MANIFEST)  # the newest is looked at first
         _say(f"{made[0].directory} is up to date")
         return made[0]
     lacking = missing()
@@ -184,6 +208,7 @@ def build(root: Path = ROOT, modules: Sequence[str] = MODULES, jobs: int = 0, fo
         finally:
             os.chdir(here)
         write_manifest(found)
+        _check(found, copy)
         place = home / found.digest
         if place.exists():
             place.rename(Path(workshop, "former"))  # made by somebody else meanwhile, or to be made again

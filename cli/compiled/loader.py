@@ -83,12 +83,13 @@ def read_builds(root: Path) -> list[Build]:
     """All complete builds below `root`, the newest first."""
     try:
         found = sorted((root / BUILDS).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [_read(path) for path in found]
+        return [read_build(path) for path in found]
     except (OSError, ValueError, KeyError, TypeError):
         return []  # half written or of another making: as good as none
 
 
-def _read(path: Path) -> Build:
+def read_build(path: Path) -> Build:
+    """Of the manifest at `path`. Raises OSError, ValueError, KeyError or TypeError when it is none."""
     fields = json.loads(path.read_bytes())
     return Build(path.parent, str(fields["digest"]), str(fields["suffix"]), tuple(fields["modules"]), tuple(fields["sources"]))
 
@@ -136,6 +137,11 @@ def _activate(root: Path) -> Choice:
     build = current(builds, root)
     if build is None:
         return Choice(False, f"the sources are not those that were compiled; {_BUILD_HINT}")
+    return use(build)
+
+
+def use(build: Build) -> Choice:
+    """Import the modules of `build` from it from now on, unless one of them is imported already or the library can not be loaded."""
     early = [name for name in build.modules if name in sys.modules]
     if early:
         return Choice(False, f"{early[0]} was imported before it was decided")

@@ -59,6 +59,7 @@ MODULES = (
     "broker.protocol.headers",
     "broker.protocol.primitives",
     "broker.protocol.produce",
+    "broker.network.connection",
     "broker.network.dispatcher",
     "broker.network.pressure",
     "broker.network.request",

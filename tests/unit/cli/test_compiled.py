@@ -149,6 +149,7 @@ def test_nothing_is_compiled_without_a_compiler(tmp_path: Path, monkeypatch: pyt
     assert capsys.readouterr().out.count("nodes run interpreted") == 2
 
 
+_MORE = "from wal.tiny import FACTOR\n\n\ndef twice(number: int) -> int:\n    return FACTOR * number\n"
 _BUILD = "import sys; from pathlib import Path; from cli.compiled.build import build; build(Path(sys.argv[1]), ['wal.tiny', 'wal.more'], jobs=1)"
 _USE = """
 import sys
@@ -166,7 +167,6 @@ def test_compiled_until_edited(tmp_path: Path) -> None:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "tiny.py").write_text("FACTOR = 2\n")
-    (package / "more.py").write_text("from wal.tiny import FACTOR\n\n\ndef twice(number: int) -> int:\n    return FACTOR * number\n")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
 
     def run(program: str, *arguments: str) -> list[str]:
@@ -175,6 +175,13 @@ def test_compiled_until_edited(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.splitlines()
 
+    (package / "more.py").write_text(_MORE + '\n\nif FACTOR == 2:\n    raise ValueError("not today")\n')
+    refused = subprocess.run(
+        [sys.executable, "-c", _BUILD, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode and "can not be imported" in refused.stderr and "ValueError: not today" in refused.stderr
+    assert loader.read_builds(tmp_path) == [], "a node would try to run it"
+    (package / "more.py").write_text(_MORE)
     assert run(_BUILD)[-1].startswith("compiled modules: done in")
     assert run(_BUILD)[-1].endswith("is up to date")
     compiled = "ExtensionFileLoader ExtensionFileLoader 42"
