@@ -17,6 +17,8 @@ from raft.liveness import NEVER, Peer, quorum_contact_ms, superseded
 from wal.entry import Entry, group_id
 from wal.errors import DamageError, InvariantError
 
+pytestmark = pytest.mark.interpreted("a group with a driver of the test's own")
+
 LIMITS = CoreLimits(1 << 20, 10, 1 << 20, 100)
 GROUP = group_id(b"t" * 16, 0)
 REBORN = 3 + (1 << 32)
