@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build(jobs=options.jobs, force=options.force)
     except BuildError as error:
         _say(f"not compiled: {error}")
-        _say("nodes run interpreted, with about 1.7 times the CPU per record")
+        _say("nodes run interpreted: their own part of a small request takes about twice the CPU")
         return 0 if options.if_possible else 1
     return 0
 

@@ -26,7 +26,7 @@ LIBRARY = f"{GROUP}__mypyc"
 """The extension module with all the code; the others only point into it. Its name is mypyc's choice."""
 
 SUFFIX = EXTENSION_SUFFIXES[0]
-_BUILD_HINT = "`make compiled` compiles the hot modules, about 40 % less CPU"
+_BUILD_HINT = "`make compiled` compiles the hot modules"
 
 
 class Choice(NamedTuple):
