@@ -103,6 +103,10 @@ class Links:
     def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
         return self._network is None or self._network.ready(peer, lane, outgoing)
 
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        if self._network is not None:
+            self._network.end_incoming(peer, lane)
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         if self._network is None:
             done(False)

@@ -56,6 +56,9 @@ class Network(Protocol):
     def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
         """Whether a message would leave at once. If not, `on_ready` follows when it would: what gathers until then goes as one message."""
 
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        """End the connection that `peer` opened to us, if there is one: the handler hears of its loss, the peer as well, and dials again."""
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         """Stream the latest snapshot file of `group` to `peer` in chunks; `done(ok)` when it is received whole or failed."""
 

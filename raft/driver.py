@@ -328,7 +328,7 @@ class Driver:
         envelope, batch = self._decode(found, data)
         try:
             # Answers that came along with appends are about our own session; what an earlier process of the peer answered counts no more there.
-            believed = envelope.incarnation == found.incarnation
+            believed = envelope.incarnation >= found.incarnation
             for group_id, message in batch.messages:
                 group = self.groups.get(group_id)
                 if group is not None and message.receiver == group.core.replica:
@@ -468,7 +468,7 @@ class Driver:
         found = self.peers.get(peer)
         if found is None or self.stopped:
             return
-        if incarnation != found.incarnation:
+        if incarnation > found.incarnation:
             if found.incarnation:
                 self.elections.release_followers(found)  # a new process: whatever it led, it leads no more
             found.incarnation = incarnation
@@ -509,6 +509,10 @@ class Driver:
             found.outgoing_reset(lane)
             if lane == Lane.CONTROL and was_open:
                 self.elections.watch_led_with(found)
+            elif lane == Lane.DATA and found.carried:
+                # Answers went along and may be lost, and the peer waits for them: its session must not outlive ours.
+                found.carried = False
+                self.post.network.end_incoming(peer, lane)
         else:
             found.into[lane] = False
             found.incoming_reset(lane)

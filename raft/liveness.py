@@ -60,6 +60,7 @@ class Peer:
         "beat",
         "beat_to_answer",
         "beats",
+        "carried",
         "data_acked",
         "data_echoed",
         "data_flushed",
@@ -100,6 +101,7 @@ class Peer:
         self.data_seen = 0  # the same for the peer's own session: received,
         self.data_flushed = 0  # flushed here,
         self.data_echoed = 0  # and told
+        self.carried = False  # answers of the peer's data session went along on ours
         self.silent = True  # as leader: no answered beat within the election timeout
 
     def next_beat(self, now_ms: int) -> int:
@@ -131,6 +133,7 @@ class Peer:
         self.answers[lane].clear()
         if lane == Lane.DATA:
             self.data_seen = self.data_flushed = self.data_echoed = 0
+            self.carried = False
         else:
             self.beat_to_answer = 0
 

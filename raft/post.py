@@ -129,7 +129,9 @@ class Post:
         number = peer.data_sent + 1
         if self._send_batch(peer, DATA, Batch(answers + appends if answers else appends, number, None, echo)):
             peer.data_sent = number
-            peer.data_echoed = echo or peer.data_echoed
+            if answers or echo:
+                peer.carried = True
+                peer.data_echoed = echo or peer.data_echoed
         else:
             peer.answers[DATA] = answers + peer.answers[DATA]  # they can still go the other way
 

@@ -176,6 +176,11 @@ class GrpcNetwork:
         session = (self._registry.outgoing if outgoing else self._registry.incoming)[lane].get(peer)
         return session is None or session.ready()
 
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        session = self._registry.incoming[lane].get(peer)
+        if session is not None:
+            session.end("answers were lost with our own session")
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         address = self._peers.get(peer)
         if address is None or not self._snapshots.may_send(peer, group):

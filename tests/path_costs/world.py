@@ -78,6 +78,9 @@ class Wire:
     def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
         return True
 
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        raise AssertionError("no session is lost here")
+
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         done(False)
 

@@ -358,6 +358,11 @@ class Port:
         session = self._network.accepted.get((peer, self._node, lane))
         return session is not None and self._network.carry(session, 1, b"".join(parts))
 
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        session = self._network.accepted.get((peer, self._node, lane))
+        if session is not None:
+            self._network.close(session, "ended")
+
     def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
         network = self._network
         if outgoing:

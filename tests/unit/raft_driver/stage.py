@@ -64,10 +64,11 @@ class Disk:
 
 
 class Network:
-    """Keeps what is sent, by peer and in order. `closed`: peers that take nothing."""
+    """Keeps what is sent, by peer and in order, and which of the peers' sessions were ended."""
 
     def __init__(self) -> None:
         self.sent: dict[int, list[Batch]] = {}
+        self.ended: list[tuple[int, Lane]] = []
 
     def send_request(self, peer: int, lane: Lane, parts: Sequence[Buffer]) -> bool:
         self.sent.setdefault(peer, []).append(decode_batch(memoryview(b"".join(parts)))[1])
@@ -78,6 +79,9 @@ class Network:
 
     def ready(self, peer: int, lane: Lane, outgoing: bool) -> bool:
         return True
+
+    def end_incoming(self, peer: int, lane: Lane) -> None:
+        self.ended.append((peer, lane))
 
     def send_snapshot(self, peer: int, group: GroupId, index: int, term: int, done: Callable[[bool], None]) -> None:
         raise AssertionError("not needed here")

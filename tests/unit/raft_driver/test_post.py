@@ -114,6 +114,33 @@ def test_what_an_earlier_process_of_the_peer_answered_counts_no_more(stage: Stag
     assert stage.driver.peers[2].data_acked == acked
 
 
+def test_the_peers_session_does_not_outlive_ours_when_answers_went_along(stage: Stage) -> None:
+    append_of_two(stage)
+    stage.propose(b"x")
+    stage.settle()  # the answer goes along, and is lost
+    stage.driver.on_session_lost(2, Lane.DATA, True, False)
+    assert stage.network.ended == [(2, Lane.DATA)], "so that the peer, whose append has no answer, asks again"
+    stage.driver.on_session_open(2, Lane.DATA, True, 1)
+    stage.driver.on_session_lost(2, Lane.DATA, True, False)
+    assert stage.network.ended == [(2, Lane.DATA)], "nothing went along on that one"
+
+
+def test_the_peers_session_stays_when_ours_carried_only_appends(stage: Stage) -> None:
+    append_of_two(stage)
+    stage.settle()
+    stage.propose(b"x")
+    stage.settle()
+    stage.driver.on_session_lost(2, Lane.DATA, True, False)
+    stage.driver.on_session_lost(3, Lane.DATA, True, False)
+    assert stage.network.ended == []
+
+
+def test_a_session_of_an_older_process_that_opens_late_does_not_make_the_newer_one_unbelievable(stage: Stage) -> None:
+    stage.driver.on_session_open(2, Lane.DATA, False, 3)
+    stage.driver.on_session_open(2, Lane.CONTROL, True, 2)
+    assert stage.driver.peers[2].incarnation == 3
+
+
 def test_the_slower_follower_causes_no_turn_of_its_own(stage: Stage) -> None:
     stage.propose(b"x")
     stage.settle()

@@ -269,6 +269,16 @@ async def test_a_malformed_message_closes_the_session_and_the_worker_lives(make_
     assert two.fatal == []
 
 
+async def test_a_session_that_we_did_not_dial_can_be_ended_and_is_dialled_again(make_node: MakeNode) -> None:
+    one, two = await pair(make_node)
+    two.network.end_incoming(1, Lane.DATA)
+    two.network.end_incoming(7, Lane.DATA)  # nobody
+    await until(lambda: one.recorder.lost(2, True) and two.recorder.lost(1, False), "the loss at both ends")
+    assert one.recorder.lost(2, True) == [False], "not refused: nobody died"
+    await until(lambda: one.recorder.opened(2, True) == 3, "the next session")
+    assert one.recorder.lost(2, False) == [], "the other direction stays"
+
+
 async def test_an_error_of_our_own_handler_stops_the_worker(make_node: MakeNode) -> None:
     one, two = await pair(make_node)
     two.recorder.raises = RuntimeError("broken")
