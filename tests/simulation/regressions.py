@@ -9,5 +9,5 @@ REGRESSIONS: dict[int, str] = {
     6: "a journal full of entries that must be repeated, and no room to repeat them: nothing was flushed any more",
     31: "a follower that reached the commit index after it had been told was never told it again",
     63: "a deposed leader took requests until its next turn, and stopped at a check; entries repeated in the journal kept their old generation",
-    378: "answers that went along on a session of their own sender were lost with it, and the leader, whose session lived on, waited for them for ever",
+    378: "answers that went along on their sender's own session were lost with it; the leader's session lived on and waited for them for ever",
 }
