@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         build(jobs=options.jobs, force=options.force)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         _say(f"not compiled: {error}")
         _say("nodes run interpreted: their own part of a small request takes about twice the CPU")
         return 0 if options.if_possible else 1
