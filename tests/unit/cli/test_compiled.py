@@ -141,6 +141,13 @@ def test_the_listed_modules_exist() -> None:
     assert [name for name in MODULES if not (ROOT / building.path_of(name)).is_file()] == []
 
 
+def test_a_node_that_runs_needs_nothing_more_of_its_build() -> None:
+    """Builds are removed while nodes run from them."""
+    program = f"import sys, broker.node; print([name for name in {MODULES!r} if name not in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_nothing_is_compiled_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -pipe")
     assert building.missing() == "there is no C compiler (no-such-compiler): install gcc or clang, or name one in CC"
