@@ -102,5 +102,5 @@ QUICK_MUTANTS = (
 @pytest.mark.interpreted("replaces functions of the code under test")
 @pytest.mark.parametrize("name", QUICK_MUTANTS)
 def test_mutants_are_killed(name: str) -> None:
-    _, seeds, text = hunt((name, 15))
+    _, seeds, text = hunt((name, 30))
     assert seeds > 0, f"{name}: {text}"
