@@ -304,7 +304,7 @@ class Driver:
         if not group.log.quarantined:
             log.error("%s is quarantined, it neither votes nor serves: %s", group.name, error)
             group.log.quarantine(str(error))
-        group.core.quorum_lost()
+        group.core.resign()
         self.elections.arm(group)
         self._stepped(group)
 

@@ -18,7 +18,7 @@ from raft.core.membership import Membership as Membership
 from raft.core.message import Message, MessageType
 from raft.core.progress import REPLICATE, SNAPSHOT
 from raft.core.progress import Progress as Progress
-from raft.core.state import CANDIDATE, LEADER, CoreState
+from raft.core.state import CANDIDATE, FOLLOWER, LEADER, CoreState
 from raft.core.state import CoreLimits as CoreLimits
 from raft.core.state import ReadRequest as ReadRequest
 from raft.core.state import Role as Role
@@ -118,6 +118,11 @@ class RaftCore(CoreState):
     def quorum_lost(self) -> None:
         """Check-quorum failed: no majority answers. Step down in the same term; nobody is known to lead."""
         if self.role == LEADER:
+            self.become_follower(self.term, 0)
+
+    def resign(self) -> None:
+        """This replica may not lead, nor become leader by votes that are on their way: a follower in the same term, whatever it was."""
+        if self.role != FOLLOWER:
             self.become_follower(self.term, 0)
 
     def transfer_leadership(self, target: int) -> str:

@@ -10,4 +10,5 @@ REGRESSIONS: dict[int, str] = {
     31: "a follower that reached the commit index after it had been told was never told it again",
     63: "a deposed leader took requests until its next turn, and stopped at a check; entries repeated in the journal kept their old generation",
     378: "answers that went along on their sender's own session were lost with it; the leader's session lived on and waited for them for ever",
+    1063: "a candidate whose damage was found became leader by votes on their way, and never served",
 }

@@ -121,6 +121,21 @@ class TestDamage:
         stage.advance(5_000)
         assert stage.core.role == Role.FOLLOWER and [line for line in stage.said(3) if "VOTE" in line] == []
 
+    @pytest.mark.parametrize("answers", [[MessageType.PRE_VOTE_RESPONSE], [MessageType.PRE_VOTE_RESPONSE, MessageType.VOTE_RESPONSE]])
+    def test_a_candidate_whose_damage_is_found_does_not_become_leader_by_votes_on_their_way(self, stage: Stage, answers: list[MessageType]) -> None:
+        """Seed 1063 of the simulator: it led, could not apply, never served, and nobody else campaigned."""
+        stage.core.campaign()
+        stage.driver.touch(stage.group)
+        stage.turn()
+        term = stage.core.term + 1
+        for kind in answers[:-1]:
+            stage.answered(2, Message(kind, 2, 1, term))
+            stage.settle()
+        stage.driver.quarantine(stage.group, DamageError("a frame is wrong"))
+        stage.answered(2, Message(answers[-1], 2, 1, term))
+        stage.settle()
+        assert stage.core.role == Role.FOLLOWER
+
 
 class TestCommit:
     def test_who_holds_an_entry_later_is_told_of_its_commit_later(self, leader: Stage) -> None:
