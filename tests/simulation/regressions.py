@@ -12,3 +12,9 @@ REGRESSIONS: dict[int, str] = {
     378: "answers that went along on their sender's own session were lost with it; the leader's session lived on and waited for them for ever",
     1063: "a candidate whose damage was found became leader by votes on their way, and never served",
 }
+
+COORDINATOR_REGRESSIONS: dict[int, str] = {
+    596: "answers that had gone along on the answering node's own session were lost with it, and the leader waited for them for ever",
+    770: "a damaged candidate led by votes on their way, never served, and kept the others from campaigning",
+}
+"""The same for the workload `coordinators`."""

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.cluster import Result
+from tests.simulation.cluster import Result, run_seed
 from tests.simulation.coordinating import COORDINATORS
 from tests.simulation.mutants import hunt
+from tests.simulation.regressions import COORDINATOR_REGRESSIONS
 from tests.simulation.run import run_caught
 
 SEEDS = int(os.environ.get("CHRONIK_SIM_COORDINATOR_SEEDS", "36"))
@@ -75,6 +76,11 @@ def test_seeds() -> None:
         wanted = EFFECTS + RARE if SEEDS >= 300 else EFFECTS
         missing = [kind for kind in FAULT_KINDS if not counts[f"fault_{kind}"]] + [name for name in wanted if not counts[name]]
         assert not missing, f"never happened in {SEEDS} seeds: {missing}"
+
+
+@pytest.mark.parametrize("seed", COORDINATOR_REGRESSIONS, ids=str)
+def test_regressions(seed: int) -> None:
+    run_seed(seed, COORDINATORS)
 
 
 def test_same_seed_same_trace_in_every_process() -> None:
