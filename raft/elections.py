@@ -57,8 +57,11 @@ class Elections:
             group.orphaned_by.orphans.discard(group.group_id)
             group.orphaned_by = None
 
-    def release_followers(self, peer: Peer) -> None:
-        """The peer's beats count for nothing any more: its groups wait for their own timers."""
+    def release_followers(self, peer: Peer, tell: bool = False) -> None:
+        """The peer's beats count for nothing any more: its groups wait for their own timers.
+
+        `tell`: its session goes on, and it would take our answers to beats that come late for the agreement that they were.
+        """
         released, peer.following = peer.following, set()
         for group_id in sorted(released):
             group = self.driver.groups.get(group_id)
@@ -69,11 +72,20 @@ class Elections:
                 group.orphaned_by = peer
                 peer.orphans.add(group_id)
                 self.arm(group)
+                if tell:
+                    self._tell_unfollowed(group, peer)
+
+    def _tell_unfollowed(self, group: RaftGroup, peer: Peer) -> None:
+        """Said before the next beat is answered, so that the answer does not count for this group."""
+        if peer.into[Lane.CONTROL]:
+            core = group.core
+            notice = Message(MessageType.HEARTBEAT_RESPONSE, core.replica, group.replica_on(peer.node), core.term, reject=True)
+            peer.answers[Lane.CONTROL].append((group.group_id, notice))
 
     def peer_refused(self, peer: Peer) -> None:
         """The peer's process is gone for certain: its groups need not wait for the full time-out (pre-vote guards against a mistake)."""
         peer.refused = True
-        self.release_followers(peer)
+        self.release_followers(peer, True)
         for group_id in sorted(peer.orphans):
             group = self.driver.groups.get(group_id)
             if group is not None and group.core.role != Role.LEADER:
@@ -84,7 +96,7 @@ class Elections:
         """Connected, but no beat for an election time-out: that time has been waited already, only the jitter is left."""
         log.info("node %d has been silent for %d ms", peer.node, now - peer.heard_ms)
         released = sorted(peer.following)
-        self.release_followers(peer)
+        self.release_followers(peer, True)
         spread = max(1, self.timing.election_timeout_max - self.timing.election_timeout_min)
         for group_id in released:
             group = self.driver.groups.get(group_id)
@@ -96,10 +108,7 @@ class Elections:
         peer, core = group.followed, group.core
         if peer is not None and node_of(core.leader) != peer.node:
             self.unfollow(group)
-            if peer.into[Lane.CONTROL]:
-                # Said before the next beat is answered, so that the answer does not count for this group.
-                notice = Message(MessageType.HEARTBEAT_RESPONSE, core.replica, group.replica_on(peer.node), core.term, reject=True)
-                peer.answers[Lane.CONTROL].append((group.group_id, notice))
+            self._tell_unfollowed(group, peer)
         if group.followed is None and not self.timers.is_armed(group, TimerKind.ELECTION):
             self.arm(group)
 

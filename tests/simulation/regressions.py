@@ -15,6 +15,7 @@ REGRESSIONS: dict[int, str] = {
 
 COORDINATOR_REGRESSIONS: dict[int, str] = {
     596: "answers that had gone along on the answering node's own session were lost with it, and the leader waited for them for ever",
+    2024: "a follower that gave its silent leader up answered its late beats, and the deposed leader answered reads from its old state",
     770: "a damaged candidate led by votes on their way, never served, and kept the others from campaigning",
 }
 """The same for the workload `coordinators`."""

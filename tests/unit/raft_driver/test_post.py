@@ -157,6 +157,23 @@ def test_the_slower_follower_causes_no_turn_of_its_own(stage: Stage) -> None:
     assert 3 in {status.node for status in stage.group.replicas() if status.match_index == last}
 
 
+def test_a_leader_that_fell_silent_is_told_before_its_late_beats_are_answered(stage: Stage) -> None:
+    """Seed 2024 of the coordinators' workload: beats that a one-way delay had held back were answered after another leader was elected, and the
+    deposed one, whose lease runs from the time of sending, answered a read from its old state."""
+    stage.advance(1_600)  # no beat of node 2 for longer than the election time-out; its session stays
+    late = b"".join(encode_batch(Envelope(CLUSTER, 2, 1), Batch([], 7_777)))
+    stage.driver.on_request(2, Lane.CONTROL, memoryview(late))
+    stage.settle()
+    heard = [(message.type, message.reject) if message else "beat" for batch in stage.batches(2) for message in said_of(batch)]
+    notice = (MessageType.HEARTBEAT_RESPONSE, True)
+    assert notice in heard and heard.index(notice) < heard.index("beat")
+
+
+def said_of(batch: Batch) -> list[Message | None]:
+    """What a batch says of OTHER, then None if it answers the late beat."""
+    return [*(message for group, message in batch.messages if group == OTHER), *([None] if batch.beat == 7_777 else [])]
+
+
 def test_a_follower_of_meta_is_told_of_a_commit_as_soon_as_it_holds_the_entry(stage: Stage) -> None:
     stage.group.eager_commit = True
     stage.propose(b"x")
