@@ -89,7 +89,8 @@ class Post:
             if (beat or answers[CONTROL]) and ready(peer.node, CONTROL, False):
                 messages, answers[CONTROL] = answers[CONTROL], []
                 peer.beat_to_answer = 0
-                self.network.send_answer(peer.node, CONTROL, encode_batch(self.envelope, Batch(messages, beat)))
+                if not self.network.send_answer(peer.node, CONTROL, encode_batch(self.envelope, Batch(messages, beat))):
+                    answers[CONTROL] = messages  # a notice among them must be said before the next beat is answered
             if requests[DATA] and peer.data_sent - peer.data_acked < DATA_MESSAGES_IN_FLIGHT and ready(peer.node, DATA, True):
                 messages, requests[DATA] = requests[DATA], []
                 self._send_data(peer, messages)

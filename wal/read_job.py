@@ -137,7 +137,12 @@ class ReadJob:
         """From where a reader ended; nothing when none is known to have ended here."""
         offset, stop, max_bytes = self._limits[1], self._limits[3], self._limits[4]
         position = access.hint(self._path, self._group, offset) if offset >= 0 else None
-        return self._read_from_offset(access, reader, position, self._end, (offset, stop, max_bytes)) if position is not None else []
+        if position is None:
+            return []
+        try:
+            return self._read_from_offset(access, reader, position, self._end, (offset, stop, max_bytes))
+        except DamageError:
+            return []  # the place may be what is wrong: the ordinary way tells whether the segment is
 
     def _read_from_offset(self, access: SegmentAccess, reader: SegmentReader, start: int, end: int, limits: tuple[int, int, int]) -> list[Entry]:
         """Entries from the DATA entry that holds `offset` on, whole, until `max_bytes` are reached; nothing when there is none in [start, end).

@@ -76,7 +76,7 @@ class System(ABC):
 
     def restart_node(self, node: int) -> None:
         """Start the process of a node that was killed; returns when all brokers are registered and in touch again."""
-        raise NotImplementedError(f"{self.name} can not restart a node")
+        raise StartError(f"{self.name} can not restart a node")
 
     @abstractmethod
     def about(self) -> dict[str, str]:

@@ -169,6 +169,19 @@ def test_a_leader_that_fell_silent_is_told_before_its_late_beats_are_answered(st
     assert notice in heard and heard.index(notice) < heard.index("beat")
 
 
+def test_a_notice_that_can_not_leave_is_said_before_the_next_beat_is_answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(stage.network, "send_answer", lambda peer, lane, parts: False)
+        stage.advance(1_600)
+    stage.network.sent.clear()
+    late = b"".join(encode_batch(Envelope(CLUSTER, 2, 1), Batch([], 7_777)))
+    stage.driver.on_request(2, Lane.CONTROL, memoryview(late))
+    stage.settle()
+    heard = [(message.type, message.reject) if message else "beat" for batch in stage.batches(2) for message in said_of(batch)]
+    notice = (MessageType.HEARTBEAT_RESPONSE, True)
+    assert notice in heard and heard.index(notice) < heard.index("beat")
+
+
 def said_of(batch: Batch) -> list[Message | None]:
     """What a batch says of OTHER, then None if it answers the late beat."""
     return [*(message for group, message in batch.messages if group == OTHER), *([None] if batch.beat == 7_777 else [])]

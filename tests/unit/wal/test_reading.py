@@ -99,12 +99,13 @@ def test_entries_of_a_deleted_group_are_forgotten_with_it() -> None:
     assert not store.access._hints
 
 
-def test_a_remembered_place_that_does_not_fit_is_not_believed() -> None:
+@pytest.mark.parametrize("wrong", [4096, 5000], ids=["another entry", "inside an entry"])
+def test_a_remembered_place_that_does_not_fit_is_not_believed(wrong: int) -> None:
     store, log, _ = written_log([400_000] * 8)
     job = log.read_job_at_offset(0, 500_000)
     job.run()
     ((key, _),) = store.access._hints.items()
-    store.access.remember(*key, position=4096)
+    store.access.remember(*key, position=wrong)
     job = log.read_job_at_offset(key[2], 1)
     job.run()
     assert job.entries[0].base_offset == key[2]
