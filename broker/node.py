@@ -45,7 +45,7 @@ from broker.partition.read_cache import ReadCache
 from broker.reassignments import METHOD_IS_MEMBER, Reassignments
 from broker.records.reader import max_timestamp
 from broker.replicas import Replicas
-from broker.runtime import LoopClock, ThreadDisk
+from broker.runtime import LoopClock, NodeDisk
 from broker.settings import BROKER_SETTINGS, TOPIC_SETTINGS, without_effect
 from broker.settings.live import LiveSettings
 from broker.transactions import Transactions
@@ -98,7 +98,7 @@ class Node:
         self.static_settings: Mapping[str, object] = config.kafka_settings()
         self.settings = LiveSettings(self.static_settings, self.node_id)
         self.clock = LoopClock(loop)
-        self.disk = ThreadDisk(loop)
+        self.disk = NodeDisk(loop)
         self.random = Random(os.urandom(16))
         self.files = file_system()
         self.directory = str(config.data_dir)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cli import collector
 from cli.compiled.loader import CompiledError, choose
 
 USAGE = 2  # as `cli.exits.Exit.USAGE`, which is importable only after the choice
@@ -64,6 +65,7 @@ def _run(arguments: Sequence[str]) -> int:
 
         config, flags = plain
         return run(load(flags, os.environ, find_file(config, os.environ)))
+    collector.resume()
     from cli.app import app
 
     app(list(arguments), prog_name="chronik-server")
@@ -72,6 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; never returns, exits with its code."""
+    collector.pause()
     try:
         choose(os.environ)  # before anything is imported that may be compiled
     except CompiledError as error:

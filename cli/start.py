@@ -17,7 +17,7 @@ from typing import Any
 from broker import logs
 from broker.config import NodeConfig
 from broker.version import running
-from cli import allocator
+from cli import allocator, collector
 from cli.compiled import loader
 from cli.config import Settings, node_config
 from cli.exits import Exit, StartError, check_port, explain
@@ -40,6 +40,7 @@ def run(settings: Settings) -> int:
         log.warning("%s", warning)
     log.info("Hot modules run %s: %s", running(), loader.chosen().why)
     try:
+        collector.pause()
         _follow_parent()
         allocator.tune(os.environ)
         config = node_config(settings)
@@ -101,8 +102,10 @@ async def _supervise(config: NodeConfig, run_node: RunNode) -> int:
     log = logs.logger(logs.SERVER)
     started = loop.time()
     stopping = False
+    settle = collector.resume_when_ready(loop.call_later)
 
     def ready() -> None:
+        settle()
         log.info("Ready after %.2f s: node %d, Kafka on %s:%d, admin on %s:%d", loop.time() - started, *_listeners(config))
         tell_ready()
 

@@ -56,6 +56,9 @@ class FaultyFile(RealFile):
         super().__init__(fd, path, direct)
         self._faults = faults
 
+    def kernel_number(self) -> int:
+        return -1  # the kernel knows of no orders
+
     def fdatasync(self) -> None:
         faults = self._faults.now()
         if faults.flush_delay_ms:
@@ -63,6 +66,10 @@ class FaultyFile(RealFile):
         if faults.fsync_error:
             raise OSError(errno.EIO, "Input/output error (injected)", self.path)
         super().fdatasync()
+
+    def pwrite_durably(self, data: Buffer, position: int) -> None:
+        self.pwrite(data, position)
+        self.fdatasync()
 
     def pwrite(self, data: Buffer, position: int) -> None:
         if self._faults.now().free_bytes == 0 and position + len(data) > self.size():

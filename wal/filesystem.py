@@ -15,11 +15,16 @@ from wal.entry import Buffer
 from wal.errors import DataDirectoryError
 from wal.settings import BLOCK_BYTES
 
+_DURABLE_WRITES = hasattr(os, "pwritev") and hasattr(os, "RWF_DSYNC")
+
 
 class File(Protocol):
     """One open file. `direct` says that writes bypass the page cache, so that buffer, position and length must be aligned to 4 KiB."""
 
     direct: bool
+
+    def kernel_number(self) -> int:
+        """The descriptor under which the kernel may be told to write by itself (`wal.aio`); -1 when each write has to come through here."""
 
     def pread(self, length: int, position: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
@@ -28,6 +33,9 @@ class File(Protocol):
         """Write all of `data`."""
 
     def fdatasync(self) -> None: ...
+
+    def pwrite_durably(self, data: Buffer, position: int) -> None:
+        """pwrite and fdatasync, in one call where the system has one. Says nothing of what other calls have written."""
 
     def truncate(self, size: int) -> None: ...
 
@@ -102,6 +110,9 @@ class RealFile:
         self.path = path
         self.direct = direct
 
+    def kernel_number(self) -> int:
+        return self.fd if self.direct else -1
+
     def pread(self, length: int, position: int) -> bytes:
         data = os.pread(self.fd, length, position)
         if len(data) == length or not data:
@@ -132,6 +143,17 @@ class RealFile:
 
     def fdatasync(self) -> None:
         os.fdatasync(self.fd)  # noqa: TID251 - the one place
+
+    def pwrite_durably(self, data: Buffer, position: int) -> None:
+        if self.direct and _DURABLE_WRITES:
+            try:
+                if os.pwritev(self.fd, (data,), position, os.RWF_DSYNC) == len(data):
+                    return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+        self.pwrite(data, position)
+        self.fdatasync()
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self.fd, size)

@@ -1,4 +1,4 @@
-"""Blocking work of the store: `run` on a disk thread, `complete` on the loop thread.
+"""Blocking work of the store: made and completed on the loop thread, `run` on a disk thread.
 
 A job is given copies of what it needs and shares nothing that changes with the loop thread. A flush and one background job may run at the same
 time, each with a buffer of its own.
@@ -6,16 +6,18 @@ time, each with a buffer of its own.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wal.checkpoint import Checkpoint, Removal, write_checkpoint, write_raft_file
-from wal.entry import Entry
+from wal.entry import Buffer, Entry
 from wal.errors import DiskFullError, FlushError
 from wal.filesystem import FileSystem, parent
 from wal.frame import Item
 from wal.group_log import GroupLog
-from wal.journal import BlockHeader, JournalFile, make_journal_file, pack_block
+from wal.journal import BlockHeader, JournalFile, make_journal_file, pack_block, padded
 from wal.region import RegionWriter
 from wal.segment import Describe, PieceTask, index_name, is_disk_full, parse_segment_name, read_segment_header, segment_name
 
@@ -33,9 +35,13 @@ class Batch:
 
 
 class FlushJob:
-    """Write one flush and fsync it. Any error is FlushError: final, never tried again."""
+    """Write one flush and fsync it. Any error is FlushError: final, never tried again.
 
-    __slots__ = ("_complete", "_file", "_header", "_position", "_writer", "batches", "generation", "size_bytes")
+    What fits into the writer's buffer is put there at once, on the loop thread; then `run` is one call to the system, or the kernel is given `place`
+    and `ended` takes its answer. A larger flush is written piece by piece by `run`.
+    """
+
+    __slots__ = ("_complete", "_data", "_file", "_header", "_position", "_writer", "batches", "generation", "size_bytes")
 
     def __init__(
         self, place: tuple[JournalFile, int, BlockHeader], batches: list[Batch], writer: RegionWriter, complete: Callable[[FlushJob], None]
@@ -46,27 +52,56 @@ class FlushJob:
         self.batches = batches
         self._writer = writer
         self._complete = complete
+        self._data: Buffer | None = None
+        if padded(self.size_bytes) <= writer.capacity:
+            self._fill()
+            self._data = writer.filled()
 
     @property
     def number(self) -> int:
         return self._header.number
 
     def run(self) -> None:
-        writer = self._writer
-        generation = self.generation
+        file = self._file.file
         try:
-            writer.begin(self._file.file, self._position)
-            writer.put(pack_block(self._header))
-            for batch in self.batches:
-                topic_id, partition = batch.log.key
-                writer.put_frames(topic_id, partition, generation, batch.items)
-            writer.finish()
-            self._file.file.fdatasync()
+            if self._data is not None:
+                file.pwrite_durably(self._data, self._position)
+            else:
+                self._fill()
+                self._writer.finish()
+                file.fdatasync()
         except OSError as error:
-            raise FlushError(f"{self._file.path}: flush {self._header.number} at position {self._position} failed: {error}") from error
+            raise self._failed(error) from error
+
+    def place(self) -> tuple[int, Buffer, int] | None:
+        """What the kernel may be told to write durably instead of `run`: (descriptor, bytes, position). None when it takes a thread.
+
+        The bytes stay as they are until the next flush.
+        """
+        number = self._file.file.kernel_number()
+        return (number, self._data, self._position) if self._data is not None and number >= 0 else None
+
+    def ended(self, result: int) -> None:
+        """The kernel's answer to `place`: bytes that are durable, or a negative error number. FlushError unless that is all."""
+        length = padded(self.size_bytes)
+        if result < 0:
+            raise self._failed(OSError(-result, os.strerror(-result)))
+        if result != length:
+            raise self._failed(OSError(errno.EIO, f"short write of {result} of {length} bytes"))
 
     def complete(self) -> None:
         self._complete(self)
+
+    def _fill(self) -> None:
+        writer, generation = self._writer, self.generation
+        writer.begin(self._file.file, self._position)
+        writer.put(pack_block(self._header))
+        for batch in self.batches:
+            topic_id, partition = batch.log.key
+            writer.put_frames(topic_id, partition, generation, batch.items)
+
+    def _failed(self, error: OSError) -> FlushError:
+        return FlushError(f"{self._file.path}: flush {self._header.number} at position {self._position} failed: {error}")
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ docs/formats/journal.md.
 from __future__ import annotations
 
 import errno
+import mmap
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,6 +25,7 @@ JOURNAL_VERSION = 1
 """To change the format follow the numbered guide in docs/formats/README.md."""
 
 BLOCK_HEADER_BYTES = 64
+PIECE_BYTES = 1 << 20
 _BLOCK = struct.Struct("<8sHHIQQII20x")
 _CRC = struct.Struct("<I")
 check(_BLOCK.size + _CRC.size == BLOCK_HEADER_BYTES, "block header layout")
@@ -97,14 +99,15 @@ def make_journal_file(fs: FileSystem, directory: str, number: int, size_bytes: i
     path = f"{directory}/{journal_name(number)}"
     aside = path + ".new"
     try:
-        file = fs.open(aside, write=True, create=True)
+        file = fs.open(aside, write=True, create=True, direct=direct)
         try:
             file.truncate(0)
-            step = min(size_bytes, 1 << 20)
-            zeros = bytes(step)
-            for position in range(0, size_bytes, step):
-                file.pwrite(zeros[: min(step, size_bytes - position)], position)
-            file.fdatasync()
+            # Piece by piece, each durable before the next: flushes of a file that is in use go in between, and wait for one piece at most.
+            step = min(size_bytes, PIECE_BYTES)
+            with memoryview(mmap.mmap(-1, step)) as zeros:
+                for position in range(0, size_bytes, step):
+                    file.pwrite(zeros[: min(step, size_bytes - position)], position)
+                    file.fdatasync()
         finally:
             file.close()
         fs.rename(aside, path)

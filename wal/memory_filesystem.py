@@ -65,6 +65,9 @@ class MemoryFile:
         self.path = path
         self.direct = direct
 
+    def kernel_number(self) -> int:
+        return -1
+
     def pread(self, length: int, position: int) -> bytes:
         self._alive()
         self._fs.maybe_fail("read_errors", self.path)
@@ -92,6 +95,10 @@ class MemoryFile:
         fs.writes += 1
         if short:
             fs.maybe_fail("short_writes", self.path)
+
+    def pwrite_durably(self, data: Buffer, position: int) -> None:
+        self.pwrite(data, position)
+        self.fdatasync()
 
     def fdatasync(self) -> None:
         self._alive()

@@ -25,13 +25,13 @@ class RegionWriter:
     the buffer is written. The buffer is anonymous memory: pages never touched cost nothing.
     """
 
-    __slots__ = ("_buffer", "_capacity", "_file", "_position", "_used", "_view")
+    __slots__ = ("_buffer", "_file", "_position", "_used", "_view", "capacity")
 
     def __init__(self, buffer_bytes: int) -> None:
         check(buffer_bytes % BLOCK_BYTES == 0, "buffer size is a multiple of the block size")
         self._buffer = mmap.mmap(-1, buffer_bytes)
         self._view = memoryview(self._buffer)
-        self._capacity = buffer_bytes
+        self.capacity = buffer_bytes
         self._used = 0
         self._position = 0
         self._file: File | None = None
@@ -47,17 +47,17 @@ class RegionWriter:
         """Copy `data`, whatever its length."""
         length = len(data)
         used = self._used
-        if length <= self._capacity - used:
+        if length <= self.capacity - used:
             self._view[used : used + length] = data
             self._used = used + length
             return
         source = memoryview(data)
         start = 0
         while start < length:
-            if self._used == self._capacity:
-                self._write(self._capacity)
+            if self._used == self.capacity:
+                self._write(self.capacity)
             used = self._used
-            step = min(length - start, self._capacity - used)
+            step = min(length - start, self.capacity - used)
             self._view[used : used + step] = source[start : start + step]
             self._used = used + step
             start += step
@@ -65,7 +65,7 @@ class RegionWriter:
     def put_frames(self, topic_id: bytes, partition: int, generation: int, items: Sequence[Item]) -> None:
         """Copy the frames of one group."""
         view = self._view
-        capacity = self._capacity
+        capacity = self.capacity
         pack_tail = TAIL.pack
         pack_into = HEAD.pack_into
         entry_kind = int(FrameKind.ENTRY)
@@ -116,15 +116,24 @@ class RegionWriter:
 
     def finish(self) -> int:
         """Pad with zeros to the next block boundary, write what is left, return the position behind the region."""
+        self._pad()
+        if self._used:
+            self._write(self._used)
+        self._file = None
+        return self._position
+
+    def filled(self) -> Buffer:
+        """Instead of `finish`, for a region that fits into the buffer: its bytes, padded, for somebody else to write. The next `begin` ends them."""
+        self._pad()
+        self._file = None
+        return self._view[: self._used]
+
+    def _pad(self) -> None:
         used = self._used
         rest = -used % BLOCK_BYTES
         if rest:
             self._view[used : used + rest] = bytes(rest)
             self._used = used + rest
-        if self._used:
-            self._write(self._used)
-        self._file = None
-        return self._position
 
     def _put_control(self, topic_id: bytes, partition: int, generation: int, item: Control) -> None:
         payload = item.payload

@@ -33,7 +33,7 @@ from raft.transport.session import Session
 logger = logging.getLogger("chronik_raft")
 
 _PROBE_TIMEOUT_MS = 300  # a lost session is reported at the latest after this
-_SECOND_PROBE_MS = 15  # a dying process may close its connections a moment before its port
+_PROBES_AFTER_MS = (0, 15, 45)  # a dying process may close its connections a moment before its port
 _STABLE_MS = 1000  # a session that lived shorter than this does not reset the back-off
 
 
@@ -139,11 +139,12 @@ class PeerLink:
 
     async def _refuses_now(self) -> bool:
         """Whether the peer's port is closed, as it is when its process was killed."""
-        trouble = await probe(self._address, _PROBE_TIMEOUT_MS)
-        if not trouble:
-            await asyncio.sleep(_SECOND_PROBE_MS / 1000)
+        for delay_ms in _PROBES_AFTER_MS:
+            await asyncio.sleep(delay_ms / 1000)
             trouble = await probe(self._address, _PROBE_TIMEOUT_MS)
-        return trouble == "refused"
+            if trouble:
+                return trouble == "refused"
+        return False
 
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         identity = self._registry.identity

@@ -7,6 +7,7 @@ from random import Random
 from crc32c import crc32c
 
 from wal.entry import Entry, EntryKind, GroupId, group_id
+from wal.filesystem import FileSystem
 from wal.group_log import GroupLog
 from wal.memory_filesystem import MemoryFileSystem
 from wal.settings import WalSettings
@@ -56,8 +57,8 @@ def settle(store: WalStore) -> None:
         busy = any(job is not None for job in jobs)
 
 
-def open_store(fs: MemoryFileSystem, settings: WalSettings = SMALL) -> WalStore:
-    return WalStore.open(fs, "/d", settings, lambda chunks: int.from_bytes(bytes(chunks[0])[:3] + b"".join(chunks)[3:4], "big"))
+def open_store(fs: FileSystem, settings: WalSettings = SMALL, directory: str = "/d") -> WalStore:
+    return WalStore.open(fs, directory, settings, lambda chunks: int.from_bytes(bytes(chunks[0])[:3] + b"".join(chunks)[3:4], "big"))
 
 
 def new_store(group: GroupId = GROUP) -> tuple[MemoryFileSystem, WalStore, GroupLog]:

@@ -1,3 +1,4 @@
+import mmap
 from random import Random
 
 import pytest
@@ -31,6 +32,21 @@ def test_both_do_the_same(place):
     assert not fs.exists(f"{base}/a/g") and fs.free_bytes(base) > 0 and len(fs.random_bytes(8)) == 8
     with pytest.raises(FileNotFoundError):
         fs.open(f"{base}/a/g")
+
+
+def test_a_durable_write_is_one_that_a_crash_leaves(place):
+    fs, base = place
+    fs.mkdir(base)
+    for direct in (False, True):
+        with memoryview(mmap.mmap(-1, 8192)) as data:
+            data[:] = bytes(range(256)) * 32
+            file = fs.open(f"{base}/f{direct}", write=True, create=True, direct=direct)
+            file.pwrite_durably(data, 4096)
+            assert fs.open(f"{base}/f{direct}").pread(8192, 4096) == bytes(data)
+        if isinstance(fs, MemoryFileSystem):
+            fs.sync_directory(base)
+            fs.crash(Random(1), "none")
+            assert fs.open(f"{base}/f{direct}").pread(8192, 4096) == bytes(range(256)) * 32
 
 
 def test_a_directory_is_used_once(place):
