@@ -15,7 +15,7 @@ from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Protocol
 
 from wal.aio import AsyncWriter
-from wal.entry import Buffer
+from wal.api import Flush
 
 log = logging.getLogger("chronik_server")
 
@@ -80,23 +80,17 @@ class DiskThread:
         self._thread.join(timeout_s)
 
 
-class _Flush(_Runs, Protocol):
-    def place(self) -> tuple[int, Buffer, int] | None: ...
-
-    def ended(self, result: int) -> None: ...
-
-
 class KernelWrites:
     """Flushes that the kernel writes and syncs by itself. At most one is out, and `done` is called in a turn of the loop of its own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """OSError when there is no such thing here."""
         self._writer = AsyncWriter()
-        self._out: tuple[_Flush, Done] | None = None
+        self._out: tuple[Flush, Done] | None = None
         self._loop = loop
         loop.add_reader(self._writer.eventfd, self._readable)
 
-    def start(self, job: _Flush, done: Done) -> bool:
+    def start(self, job: Flush, done: Done) -> bool:
         """Whether the kernel has taken the flush; if not, nothing is out. OSError when it takes none at all."""
         place = job.place() if job.size_bytes >= KERNEL_WRITE_BYTES else None
         if place is None:
@@ -140,7 +134,7 @@ class NodeDisk:
         except OSError as error:
             log.info("flushes take a thread: %s", error)
 
-    def submit_flush(self, job: _Flush, done: Done) -> None:
+    def submit_flush(self, job: Flush, done: Done) -> None:
         if self._kernel is not None:
             try:
                 if self._kernel.start(job, done):

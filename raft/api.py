@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from wal.api import AppliedState, Job, ReadJob
+from wal.api import AppliedState, Flush, Job, ReadJob
 from wal.api import GroupLog as GroupLog
 from wal.entry import Buffer, Entry, GroupId
 
@@ -27,7 +27,7 @@ class Clock(Protocol):
 class Disk(Protocol):
     """Runs blocking jobs on threads of its own; `done(error)` is called on the loop thread, error None when `run` returned."""
 
-    def submit_flush(self, job: Job, done: Callable[[BaseException | None], None]) -> None: ...
+    def submit_flush(self, job: Flush, done: Callable[[BaseException | None], None]) -> None: ...
 
     def submit_background(self, job: Job, done: Callable[[BaseException | None], None]) -> None: ...
 

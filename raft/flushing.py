@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raft.api import Clock, Disk
 from raft.core.message import Message, MessageType
 from raft.liveness import Peer
-from wal.api import Job, WalStore
+from wal.api import Flush, Job, WalStore
 from wal.entry import GroupId
 from wal.errors import DiskFullError
 
@@ -63,7 +63,7 @@ class Flushing:
         self._clock = clock
         self._disk = disk
         self.staged_by: dict[GroupId, RaftGroup] = {}
-        self._job: Job | None = None
+        self._job: Flush | None = None
         self._started_ms = 0
         self._sealed = False
         self._background: Job | None = None
@@ -113,7 +113,7 @@ class Flushing:
         seen = [(peer, peer.data_seen) for peer in driver.peers.values()]
         self._disk.submit_flush(job, lambda error: self._done(job, flushed, seen, complete, error))
 
-    def _done(self, job: Job, flushed: dict[GroupId, RaftGroup], seen: list[tuple[Peer, int]], complete: bool, error: BaseException | None) -> None:
+    def _done(self, job: Flush, flushed: dict[GroupId, RaftGroup], seen: list[tuple[Peer, int]], complete: bool, error: BaseException | None) -> None:
         driver, store = self._driver, self._store
         if driver.stopped:
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from wal.entry import Entry, GroupId
+from wal.entry import Buffer, Entry, GroupId
 
 
 class HardState(NamedTuple):
@@ -29,6 +29,16 @@ class Job(Protocol):
     def run(self) -> None: ...
 
     def complete(self) -> None: ...
+
+
+class Flush(Job, Protocol):
+    """A job that another than a thread of ours may do."""
+
+    def place(self) -> tuple[int, Buffer, int] | None:
+        """(descriptor, bytes, position) that the kernel may be told to write durably instead of `run`; None when it takes a thread."""
+
+    def ended(self, result: int) -> None:
+        """The kernel's answer: bytes, or a negative error number. FlushError unless everything is durable."""
 
 
 class ReadJob(Protocol):
@@ -140,7 +150,7 @@ class WalStore(Protocol):
         """Nothing has been flushed for a while (say 200 ms): unless the journal is sealed, `has_staged` becomes true and the next flush is a seal
         block, after which damage of the last flush can be told from a torn tail. A seal is a flush like any other: it never runs beside one."""
 
-    def next_flush(self) -> Job | None:
+    def next_flush(self) -> Flush | None:
         """Take what is staged (at most one journal file, a quarter of the journal) as one flush; None when nothing is staged or the journal has no
         room yet.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import cast
 
 from wal import api
-from wal.api import AppliedState, Job
+from wal.api import AppliedState, Flush, Job
 from wal.checkpoint import Checkpoint, Removal
 from wal.directory import open_directory
 from wal.entry import Entry, EntryKind, GroupId
@@ -216,7 +216,7 @@ class WalStore:
         already."""
         self._seal_wanted = not self._sealed and not self._dirty and self._flush is None
 
-    def next_flush(self) -> Job | None:
+    def next_flush(self) -> Flush | None:
         if self._flush is not None:
             return None
         if not self._dirty:
