@@ -15,6 +15,10 @@ class SimFile(MemoryFile):
 
     _fs: SimFileSystem
 
+    def kernel_number(self) -> int:
+        """Of a journal file; what the simulated kernel finds it by."""
+        return self._fs.number_of(self) if self.direct else -1
+
     def pwrite(self, data: Buffer, position: int) -> None:
         self._fs.burn()
         super().pwrite(data, position)
@@ -31,9 +35,19 @@ class SimFile(MemoryFile):
 class SimFileSystem(MemoryFileSystem):
     """`fuse`: the number of changes of the disk that still happen before the power fails, None without end."""
 
-    __slots__ = ("fuse",)
+    __slots__ = ("fuse", "numbered")
 
     fuse: int | None
+    numbered: dict[int, SimFile]
+
+    def number_of(self, file: SimFile) -> int:
+        if getattr(self, "numbered", None) is None:
+            self.numbered = {}
+        for number, known in self.numbered.items():
+            if known is file:
+                return number
+        self.numbered[len(self.numbered)] = file
+        return len(self.numbered) - 1
 
     def burn(self) -> None:
         fuse = getattr(self, "fuse", None)

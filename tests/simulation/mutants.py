@@ -199,7 +199,7 @@ def _flush_without_fsync() -> list[Patch]:
         finally:
             job._file.file = file
 
-    return [(FlushJob, "run", run)]
+    return [(FlushJob, "run", run), (FlushJob, "place", lambda job: None)]
 
 
 class _Unsynced:
@@ -208,6 +208,9 @@ class _Unsynced:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+    def pwrite_durably(self, data: Any, position: int) -> None:
+        self._file.pwrite(data, position)
 
     def fdatasync(self) -> None:
         """Forgotten."""

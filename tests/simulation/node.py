@@ -64,7 +64,7 @@ class SimNode:
         self.incarnation = 0
         self.up = False
         self.clock = SimClock(cluster.scheduler)
-        self.disk = SimDisk(cluster.scheduler, self.clock)
+        self.disk = SimDisk(cluster.scheduler, self.clock, self.files, cluster.counts)
         self.store: Any = None
         self.driver: Any = None
         self.partitions: dict[GroupId, Partition] = {}
@@ -79,7 +79,7 @@ class SimNode:
         self.incarnation += 1
         self.clock = SimClock(cluster.scheduler, self.random.randrange(1, 1_000_000))
         slow_us = self.disk.slow_us
-        self.disk = SimDisk(cluster.scheduler, self.clock)
+        self.disk = SimDisk(cluster.scheduler, self.clock, self.files, cluster.counts)
         self.disk.slow_us = slow_us
         self.store = WalStore.open(self.files, "data", TINY, describe=newest_timestamp)
         port = watched_port(self, Port(cluster.network, self.id))

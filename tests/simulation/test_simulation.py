@@ -49,6 +49,7 @@ FAULT_KINDS = (
     "move_replica",
 )
 EFFECTS = (
+    "kernel_flushes",
     "torn_flush",
     "torn_background",
     "message_lost",

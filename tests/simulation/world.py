@@ -7,6 +7,7 @@ the cut ends in time, and kills the connection otherwise.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from wal.entry import GroupId
 from wal.errors import check
 
 if TYPE_CHECKING:
+    from tests.simulation.files import SimFileSystem
     from tests.simulation.node import SimNode
     from tests.simulation.scheduler import Scheduler
 
@@ -66,10 +68,35 @@ class SimClock:
             self._scheduler.at(1, lambda c=callback: self.run(c))  # type: ignore[misc]
 
 
-class SimDisk:
-    """Disk threads: a job runs whole at the end of a drawn delay. A stopped process runs nothing until it goes on."""
+class KernelFlush:
+    """A flush that the kernel does: with the bytes as they were given to it at the start, and a number as its answer."""
 
-    def __init__(self, scheduler: Scheduler, clock: SimClock) -> None:
+    def __init__(self, job: Any, files: SimFileSystem) -> None:
+        self._job = job
+        self._files = files
+        self._place = job.place()
+
+    def run(self) -> None:
+        number, data, position = self._place
+        file = self._files.numbered[number]
+        try:
+            file.pwrite(data, position)
+            file.fdatasync()
+        except OSError as error:
+            self._job.ended(-(error.errno or errno.EIO))
+        else:
+            self._job.ended(len(data))
+
+
+class SimDisk:
+    """Disk threads: a job runs whole at the end of a drawn delay. A stopped process runs nothing until it goes on.
+
+    Every other flush is the kernel's.
+    """
+
+    def __init__(self, scheduler: Scheduler, clock: SimClock, files: SimFileSystem, counts: Counter[str]) -> None:
+        self._files = files
+        self._counts = counts
         self._scheduler = scheduler
         self._clock = clock
         self.slow_us = 0  # fault: added to every flush
@@ -77,6 +104,9 @@ class SimDisk:
 
     def submit_flush(self, job: Any, done: Callable[[BaseException | None], None]) -> None:
         check("flush" not in self.out, "two flushes at a time")
+        if job.number % 2 == 0 and job.place() is not None:
+            job = KernelFlush(job, self._files)
+            self._counts["kernel_flushes"] += 1
         self._submit("flush", job, done, self._scheduler.random.randrange(100, 3000) + self.slow_us)
 
     def submit_background(self, job: Any, done: Callable[[BaseException | None], None]) -> None:
