@@ -173,6 +173,12 @@ class Node:
     def on_peer_lost(self, peer: int) -> None:
         self.leaders.node_gone(peer)
 
+    def on_peer_silent(self, peer: int, silent: bool) -> None:
+        if silent:
+            self.leaders.node_silent(peer)
+        else:
+            self.leaders.node_heard(peer)
+
     def on_leader(self, group: RaftGroup) -> None:
         if group.group_id == META_GROUP:
             self.leaders.set(META_GROUP, group.term, group.leader or -1, None)

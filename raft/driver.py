@@ -78,6 +78,9 @@ class DriverEvents(Protocol):
 
     def on_peer_lost(self, peer: int) -> None: ...
 
+    def on_peer_silent(self, peer: int, silent: bool) -> None:
+        """A connected peer has not been heard for a while, or is heard again."""
+
     def on_leader(self, group: RaftGroup) -> None:
         """The group's known leader, its term, or whether we serve changed."""
 
@@ -339,7 +342,7 @@ class Driver:
             if batch.echo and believed:
                 self._data_acked(found, batch.echo)
             if lane == Lane.CONTROL and batch.beat:
-                found.heard_ms = self.clock.now_ms()
+                self.elections.heard(found)
                 found.beat_to_answer = batch.beat
                 self.schedule_turn()
             elif batch.beat:
@@ -479,6 +482,7 @@ class Driver:
             if lane == Lane.CONTROL:
                 self.elections.release_followers(found)
                 found.heard_ms = self.clock.now_ms()
+                found.suspected = False  # it says again what it leads
             return
         found.outgoing_reset(lane)
         found.out[lane] = True
@@ -590,15 +594,10 @@ class Driver:
                 self._gather_now(group)
             else:
                 del self._unsettled[group.group_id]
-        timeout = self.timing.election_timeout_min
         for peer in self.peers.values():
             if peer.out[Lane.CONTROL]:
                 self.post.beat(peer)
-            if peer.into[Lane.CONTROL] and peer.following and now - peer.heard_ms > timeout:
-                self.elections.peer_fell_silent(peer, now)
-            if not peer.silent and (peer.acked_ms == NEVER or now - peer.acked_ms > timeout):
-                peer.silent = True
-                self.elections.watch_led_with(peer)
+            self.elections.look_at(peer, now)
 
     def _gather_now(self, group: RaftGroup) -> None:
         """So that what it says goes with the beat."""

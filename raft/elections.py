@@ -92,6 +92,27 @@ class Elections:
                 group.contact_ms = NEVER
                 self.arm(group)
 
+    def heard(self, peer: Peer) -> None:
+        """A beat of the peer's has come."""
+        peer.heard_ms = self.driver.clock.now_ms()
+        if peer.suspected:
+            peer.suspected = False
+            self.driver.events.on_peer_silent(peer.node, False)
+
+    def look_at(self, peer: Peer, now: int) -> None:
+        """At each beat: is the peer still heard, and does it still answer?"""
+        timeout = self.timing.election_timeout_min
+        if peer.into[Lane.CONTROL]:
+            silence = now - peer.heard_ms
+            if silence > self.timing.suspect_after and not peer.suspected:
+                peer.suspected = True
+                self.driver.events.on_peer_silent(peer.node, True)
+            if silence > timeout and peer.following:
+                self.peer_fell_silent(peer, now)
+        if not peer.silent and (peer.acked_ms == NEVER or now - peer.acked_ms > timeout):
+            peer.silent = True
+            self.watch_led_with(peer)
+
     def peer_fell_silent(self, peer: Peer, now: int) -> None:
         """Connected, but no beat for an election time-out: that time has been waited already, only the jitter is left."""
         log.info("node %d has been silent for %d ms", peer.node, now - peer.heard_ms)

@@ -41,6 +41,11 @@ class Timing(NamedTuple):
     lease_margin: int = 100
 
     @property
+    def suspect_after(self) -> int:
+        """Silence after which clients are not sent to a node any more. Nothing is decided by it: elections wait for their own time."""
+        return min(6 * self.beat_interval, self.election_timeout_min // 2)
+
+    @property
     def lease(self) -> int:
         """How long a confirmed leadership lasts from the time of sending; shorter than any follower waits."""
         return self.election_timeout_min - self.lease_margin
@@ -77,6 +82,7 @@ class Peer:
         "refused",
         "requests",
         "silent",
+        "suspected",
     )
 
     def __init__(self, node: int) -> None:
@@ -103,6 +109,7 @@ class Peer:
         self.data_echoed = 0  # and told
         self.carried = False  # answers of the peer's data session went along on ours
         self.silent = True  # as leader: no answered beat within the election timeout
+        self.suspected = False  # connected, but no beat for a while
 
     def next_beat(self, now_ms: int) -> int:
         """Number a beat that is sent now."""

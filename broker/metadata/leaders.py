@@ -1,7 +1,8 @@
 """Who leads what and who is in sync, as this node knows it: from its own groups and from what leaders tell their peers. Never from `__meta`.
 
 Rules: a higher term always wins; within a term the leader does not change once it is known, and only the leader itself tells the isr. A leader whose
-node is gone is unknown until somebody leads again (or it comes back in the same term).
+node is gone or silent is unknown until somebody leads again (or it comes back in the same term): clients ask again instead of waiting for a node
+that may be frozen.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class LeaderTable:
     Invariant: the term of a group never goes down.
     """
 
-    __slots__ = ("_gone", "_groups", "_listeners", "version")
+    __slots__ = ("_gone", "_groups", "_listeners", "_silent", "version")
 
     def __init__(self) -> None:
         self._groups: dict[GroupId, _Leadership] = {}
         self._gone: dict[GroupId, int] = {}  # who led, of the groups whose leader's node is gone
+        self._silent: dict[int, list[GroupId]] = {}  # node -> of those, the groups whose leader is only silent
         self._listeners: list[Callable[[GroupId], None]] = []
         self.version = 0
 
@@ -103,10 +105,26 @@ class LeaderTable:
 
     def node_gone(self, node: int) -> None:
         """The node does not answer: who it led has no leader that clients could reach."""
-        for group, known in list(self._groups.items()):
-            if known.leader == node:
-                self._put(group, known._replace(leader=NO_LEADER))
-                self._gone[group] = node
+        self._silent.pop(node, None)
+        self._hide(node)
+
+    def node_silent(self, node: int) -> None:
+        """The node is connected and says nothing. It may lead on, unknown to us, until others have a new leader."""
+        self._silent[node] = self._hide(node)
+
+    def node_heard(self, node: int) -> None:
+        """The silent node says something: what it led it leads, unless we have heard otherwise."""
+        for group in self._silent.pop(node, ()):
+            known = self._groups.get(group, _UNKNOWN)
+            if known.leader == NO_LEADER and self._gone.get(group) == node:
+                self._put(group, known._replace(leader=node))
+
+    def _hide(self, node: int) -> list[GroupId]:
+        groups = [group for group, known in self._groups.items() if known.leader == node]
+        for group in groups:
+            self._put(group, self._groups[group]._replace(leader=NO_LEADER))
+            self._gone[group] = node
+        return groups
 
     def remove(self, group: GroupId) -> None:
         """The topic is deleted."""

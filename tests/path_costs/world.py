@@ -93,7 +93,7 @@ class Events:
 
     def on_news(self, *_: Any) -> None: ...
 
-    on_flush = on_snapshot_needed = on_snapshot_received = on_peer_lost = on_leader = on_news
+    on_flush = on_snapshot_needed = on_snapshot_received = on_peer_lost = on_peer_silent = on_leader = on_news
 
 
 class Node:

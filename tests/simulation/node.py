@@ -215,6 +215,11 @@ class SimNode:
         if self.hosted is not None:
             self.hosted.leaders.node_gone(peer)
 
+    def on_peer_silent(self, peer: int, silent: bool) -> None:
+        self.cluster.counts["suspected" if silent else "heard_again"] += 1
+        if self.hosted is not None:
+            (self.hosted.leaders.node_silent if silent else self.hosted.leaders.node_heard)(peer)
+
     def on_leader(self, group: RaftGroup) -> None:
         self.cluster.scheduler.trace(f"n{self.id} {group.name} term {group.term} leader {group.leader} serving {group.serving}")
         if self.hosted is not None:

@@ -50,6 +50,8 @@ FAULT_KINDS = (
 )
 EFFECTS = (
     "kernel_flushes",
+    "suspected",
+    "heard_again",
     "torn_flush",
     "torn_background",
     "message_lost",

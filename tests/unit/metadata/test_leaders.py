@@ -69,6 +69,36 @@ def test_leader_whose_node_is_gone_may_come_back_in_the_same_term_and_nobody_els
     assert table.leader_of(G) == (1, 3)
 
 
+def test_a_silent_leader_is_hidden_until_it_is_heard_or_another_leads() -> None:
+    table = LeaderTable()
+    for group in (G, H):
+        table.set(group, 3, 1, (1, 2))
+    table.node_silent(1)
+    assert table.leader_of(G) == table.leader_of(H) == (-1, 3) and table.isr_of(G) == (1, 2)
+    assert table.heard_of(G), "nobody waits for its first word"
+    table.observe(2, [LeaderNews(H, 4, (2,))])
+    table.node_heard(1)
+    assert table.leader_of(G) == (1, 3), "it was only late"
+    assert table.leader_of(H) == (2, 4), "not when others have a newer leader"
+    before = table.version
+    table.node_heard(1)
+    table.node_heard(2)
+    assert table.version == before, "once"
+
+
+def test_what_a_dead_node_led_does_not_come_back_with_its_next_process() -> None:
+    table = LeaderTable()
+    table.set(G, 3, 1, (1, 2))
+    table.node_silent(1)
+    table.node_gone(1)
+    table.node_heard(1)
+    assert table.leader_of(G) == (-1, 3)
+    table.set(H, 5, 1, (1, 2))
+    table.node_silent(1)
+    table.node_heard(1)
+    assert table.leader_of(H) == (1, 5) and table.leader_of(G) == (-1, 3)
+
+
 def test_version_and_listeners_tell_changes_only() -> None:
     table = LeaderTable()
     changed: list[GroupId] = []

@@ -124,12 +124,16 @@ class Events:
     def __init__(self) -> None:
         self.fatals: list[BaseException] = []
         self.snapshots_needed: list[int] = []
+        self.silence: list[tuple[int, bool]] = []
 
     def on_fatal(self, error: BaseException) -> None:
         self.fatals.append(error)
 
     def on_snapshot_needed(self, group: object, replica: int, index: int, term: int) -> None:
         self.snapshots_needed.append(replica)
+
+    def on_peer_silent(self, peer: int, silent: bool) -> None:
+        self.silence.append((peer, silent))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None

@@ -169,6 +169,37 @@ def test_a_leader_that_fell_silent_is_told_before_its_late_beats_are_answered(st
     assert notice in heard and heard.index(notice) < heard.index("beat")
 
 
+def beat_of(stage: Stage, node: int) -> None:
+    data = b"".join(encode_batch(Envelope(CLUSTER, node, 1), Batch([], 1)))
+    stage.driver.on_request(node, Lane.CONTROL, memoryview(data))
+
+
+def test_a_silent_peer_is_suspected_long_before_its_groups_elect_and_trusted_again_when_heard(stage: Stage) -> None:
+    beat_of(stage, 2)
+    beat_of(stage, 3)
+    stage.events.silence.clear()
+    for _ in range(10):
+        stage.advance(80)
+        beat_of(stage, 3)
+    assert stage.events.silence == [(2, True)], "once, and nobody else"
+    assert stage.driver.groups[OTHER].followed is stage.driver.peers[2], "nothing is decided by it"
+    beat_of(stage, 2)
+    beat_of(stage, 2)
+    assert stage.events.silence == [(2, True), (2, False)]
+    stage.driver.on_session_lost(2, Lane.CONTROL, False, False)
+    stage.advance(800)
+    assert (2, True) not in stage.events.silence[2:], "a session that is lost is not silence"
+
+
+def test_a_new_session_says_itself_what_the_peer_leads(stage: Stage) -> None:
+    stage.advance(800)
+    assert (2, True) in stage.events.silence
+    stage.events.silence.clear()
+    stage.driver.on_session_open(2, Lane.CONTROL, False, 1)
+    beat_of(stage, 2)
+    assert stage.events.silence == []
+
+
 def test_a_notice_that_can_not_leave_is_said_before_the_next_beat_is_answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as full:
         full.setattr(stage.network, "send_answer", lambda peer, lane, parts: False)
