@@ -7,22 +7,26 @@ reads, so that slow work never delays an fsync. A flush that the kernel can writ
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import CLOCK_BOOTTIME, clock_gettime_ns
 from typing import Protocol
 
-from wal.aio import AsyncWriter
 from wal.api import Flush
+from wal.uring import KernelWriter
 
 log = logging.getLogger("chronik_server")
 
 READ_THREADS = 2
 KERNEL_WRITE_BYTES = 32 << 10
-"""Flushes of at least this size are the kernel's. It ends a write on a worker bound to one processor: where processors are short, a small flush ends
-sooner by a thread, which runs on any (p99 at 1,000 records/s 7 ms, not 10; docs/adr/0042)."""
+"""Flushes of at least this size are the kernel's. Where processors are short, its workers wait longer for one than a thread of ours
+does (p99 at 1,000 records/s 9 ms, not 7), and a small flush is what a single record waits for (docs/adr/0042)."""
+NOT_TAKEN = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Answers to a write that say that it was not begun, and not that the disk failed."""
 
 
 class LoopClock:
@@ -80,23 +84,31 @@ class DiskThread:
         self._thread.join(timeout_s)
 
 
-class KernelWrites:
-    """Flushes that the kernel writes and syncs by itself. At most one is out, and `done` is called in a turn of the loop of its own."""
+class KernelFlushes:
+    """Flushes that a worker of the kernel's writes and syncs. At most one is out, and `done` is called in a turn of the loop of its own.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `refused(job, done, why)` gets a flush back that the kernel turned out not to take.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, refused: Callable[[Flush, Done, OSError], None]) -> None:
         """OSError when there is no such thing here."""
-        self._writer = AsyncWriter()
+        self._writer = KernelWriter()
+        self._refused = refused
         self._out: tuple[Flush, Done] | None = None
         self._loop = loop
         loop.add_reader(self._writer.eventfd, self._readable)
 
     def start(self, job: Flush, done: Done) -> bool:
-        """Whether the kernel has taken the flush; if not, nothing is out. OSError when it takes none at all."""
-        place = job.place() if job.size_bytes >= KERNEL_WRITE_BYTES else None
+        """Whether the kernel has the flush or has given it back."""
+        place = job.place()
         if place is None:
             return False
-        self._writer.start(*place)
-        self._out = job, done
+        try:
+            self._writer.start(*place)
+        except OSError as error:
+            self._refused(job, done, error)
+        else:
+            self._out = job, done
         return True
 
     def _readable(self) -> None:
@@ -108,10 +120,13 @@ class KernelWrites:
             result = self._writer.finish()
             if result is None:
                 return
+            self._out = None
+            if -result in NOT_TAKEN:
+                self._refused(job, done, OSError(-result, os.strerror(-result)))
+                return
             job.ended(result)
         except Exception as caught:  # noqa: BLE001 - handed to the driver, which decides
             error = caught
-        self._out = None
         done(error)
 
     def stop(self) -> None:
@@ -128,22 +143,22 @@ class NodeDisk:
         self._background = DiskThread(loop, "wal-background")
         first = DiskThread(loop, "wal-read-1")
         self._reads = [first, *(DiskThread(loop, f"wal-read-{n}", first.queue) for n in range(2, READ_THREADS + 1))]
-        self._kernel: KernelWrites | None = None
+        self._kernel: KernelFlushes | None = None
         try:
-            self._kernel = KernelWrites(loop)
+            self._kernel = KernelFlushes(loop, self._refused)
         except OSError as error:
-            log.info("flushes take a thread: %s", error)
+            log.info("flushes are written by a thread of the node: %s", error)
 
     def submit_flush(self, job: Flush, done: Done) -> None:
+        if self._kernel is None or job.size_bytes < KERNEL_WRITE_BYTES or not self._kernel.start(job, done):
+            self._flush.queue.put((job, done))
+
+    def _refused(self, job: Flush, done: Done, why: OSError) -> None:
+        """The kernel has written nothing, so that nothing can have been lost: a thread writes this flush, and those that follow."""
+        log.warning("the kernel takes no flushes any more: %s; they are written by a thread of the node from now on", why)
         if self._kernel is not None:
-            try:
-                if self._kernel.start(job, done):
-                    return
-            except OSError as error:
-                # The kernel took nothing, so nothing can have been lost: a thread writes this flush, and those that follow.
-                log.warning("the kernel takes no asynchronous writes any more: %s; flushes take a thread from now on", error)
-                self._kernel.stop()
-                self._kernel = None
+            self._kernel.stop()
+            self._kernel = None
         self._flush.queue.put((job, done))
 
     def submit_background(self, job: _Runs, done: Done) -> None:

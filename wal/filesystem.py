@@ -24,7 +24,7 @@ class File(Protocol):
     direct: bool
 
     def kernel_number(self) -> int:
-        """The descriptor under which the kernel may be told to write by itself (`wal.aio`); -1 when each write has to come through here."""
+        """The descriptor under which the kernel may be told to write by itself (`wal.uring`); -1 when each write has to come through here."""
 
     def pread(self, length: int, position: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
@@ -111,7 +111,7 @@ class RealFile:
         self.direct = direct
 
     def kernel_number(self) -> int:
-        return self.fd if self.direct else -1
+        return self.fd
 
     def pread(self, length: int, position: int) -> bytes:
         data = os.pread(self.fd, length, position)

@@ -11,19 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.unit.wal.helpers import GROUP, SMALL, add, flush, new_store, open_store, payloads
-from wal.aio import AsyncWriter
 from wal.errors import FlushError, WalError
 from wal.filesystem import RealFile, RealFileSystem
 from wal.journal import PIECE_BYTES, make_journal_file
 from wal.memory_filesystem import MemoryFile
+from wal.uring import KernelWriter
 
 
 @pytest.fixture
 def writer():
     try:
-        made = AsyncWriter()
+        made = KernelWriter()
     except OSError as error:
-        pytest.skip(f"no asynchronous writes here: {error}")
+        pytest.skip(f"{error}")
     yield made
     made.close()
 
@@ -31,8 +31,6 @@ def writer():
 @pytest.fixture
 def file(tmp_path: Path):
     made = RealFileSystem().open(str(tmp_path / "file"), write=True, create=True, direct=True)
-    if made.kernel_number() < 0:
-        pytest.skip(f"{tmp_path} takes no O_DIRECT")
     made.pwrite(memoryview(mmap.mmap(-1, 64 << 10)), 0)
     made.fdatasync()
     yield made
@@ -45,12 +43,12 @@ def pattern(length: int, seed: int) -> memoryview:
     return data
 
 
-def end_of(writer: AsyncWriter) -> int | None:
+def end_of(writer: KernelWriter) -> int | None:
     assert select.select([writer.eventfd], [], [], 20)[0], "the end of the write is told"
     return writer.finish()
 
 
-def test_a_write_ends_by_itself_and_is_where_it_belongs(writer: AsyncWriter, file: RealFile) -> None:
+def test_a_write_ends_by_itself_and_is_where_it_belongs(writer: KernelWriter, file: RealFile) -> None:
     for seed, position in ((1, 0), (2, 8192), (3, 32768)):
         data = pattern(8192, seed)
         assert writer.finish() is None, "nothing is out"
@@ -60,7 +58,7 @@ def test_a_write_ends_by_itself_and_is_where_it_belongs(writer: AsyncWriter, fil
         assert not writer.busy and Path(file.path).read_bytes()[position : position + 8192] == bytes(data)
 
 
-def test_one_write_at_a_time(writer: AsyncWriter, file: RealFile) -> None:
+def test_one_write_at_a_time(writer: KernelWriter, file: RealFile) -> None:
     data = pattern(4096, 1)
     writer.start(file.kernel_number(), data, 0)
     with pytest.raises(WalError, match="one write at a time"):
@@ -68,32 +66,44 @@ def test_one_write_at_a_time(writer: AsyncWriter, file: RealFile) -> None:
     assert end_of(writer) == 4096
 
 
-def test_what_the_kernel_does_not_take_is_said_at_once(writer: AsyncWriter, file: RealFile) -> None:
+def test_what_the_kernel_does_not_take_is_said_at_once(writer: KernelWriter, file: RealFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as refusing:
+        refusing.setattr(KernelWriter, "_call", staticmethod(lambda *_: 0))
+        with pytest.raises(OSError, match="has taken nothing"):
+            writer.start(file.kernel_number(), pattern(4096, 1), 0)
+    assert not writer.busy
+    for seed in range(5):
+        writer.start(file.kernel_number(), pattern(4096, seed), 0)
+        assert end_of(writer) == 4096, "it can be used on"
+        assert Path(file.path).read_bytes()[:4096] == bytes(pattern(4096, seed))
+
+
+def test_a_failed_write_is_a_number_below_zero(writer: KernelWriter, file: RealFile) -> None:
     unused = os.dup(file.fd)
     os.close(unused)
-    with pytest.raises(OSError, match="io_submit") as refused:
-        writer.start(unused, pattern(4096, 1), 0)
-    assert refused.value.errno == errno.EBADF and not writer.busy
-    writer.start(file.kernel_number(), pattern(4096, 5), 0)
-    assert end_of(writer) == 4096, "it can be used on"
-
-
-def test_a_failed_write_is_a_number_below_zero_or_refused(writer: AsyncWriter, file: RealFile) -> None:
-    reader = os.open(file.path, os.O_RDONLY | os.O_DIRECT)
-    try:
-        with pytest.raises(OSError, match="io_submit"):
-            writer.start(reader, pattern(4096, 1), 0)
-    finally:
-        os.close(reader)
-    try:
+    writer.start(unused, pattern(4096, 1), 0)
+    assert end_of(writer) == -errno.EBADF
+    if file.direct:
         writer.start(file.kernel_number(), pattern(8192, 1)[100:4196], 0)
-    except OSError as error:
-        assert error.errno == errno.EINVAL
-    else:
-        assert (end_of(writer) or 0) == -errno.EINVAL
+        assert end_of(writer) == -errno.EINVAL
+    writer.start(file.kernel_number(), pattern(4096, 5), 0)
+    assert end_of(writer) == 4096
 
 
-def test_closing_waits_for_what_is_out(writer: AsyncWriter, file: RealFile) -> None:
+def test_a_system_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EPERM, "io_uring: Operation not permitted")
+
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(KernelWriter, "_call", staticmethod(refuse))
+        with pytest.raises(OSError, match="not permitted"):
+            KernelWriter()
+    monkeypatch.setattr("wal.uring._FEATURES", 1 << 31)
+    with pytest.raises(OSError, match="of a kernel before"):
+        KernelWriter()
+
+
+def test_closing_waits_for_what_is_out(writer: KernelWriter, file: RealFile) -> None:
     data = pattern(65536, 7)
     writer.start(file.kernel_number(), data, 0)
     writer.close()
@@ -101,15 +111,14 @@ def test_closing_waits_for_what_is_out(writer: AsyncWriter, file: RealFile) -> N
     writer.close()
 
 
-def test_a_flush_by_the_kernel_is_recovered_like_any_other(tmp_path: Path, writer: AsyncWriter) -> None:
+def test_a_flush_by_the_kernel_is_recovered_like_any_other(tmp_path: Path, writer: KernelWriter) -> None:
     fs = RealFileSystem()
     store = open_store(fs, SMALL, str(tmp_path / "d"))
     log = store.create_group(GROUP, "topic", b"voters")
     add(log, 3)
     job = store.next_flush()
     place = job.place()
-    if place is None:
-        pytest.skip(f"{tmp_path} takes no O_DIRECT")
+    assert place is not None
     writer.start(*place)
     result = end_of(writer)
     assert result == len(place[1]) > 0 and result % 4096 == 0
