@@ -90,7 +90,7 @@ def test_a_failed_write_is_a_number_below_zero(writer: KernelWriter, file: RealF
     assert end_of(writer) == 4096
 
 
-def test_a_system_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_it_says_so(writer: KernelWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError(errno.EPERM, "io_uring: Operation not permitted")
 
