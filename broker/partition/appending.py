@@ -7,6 +7,9 @@ What a request is told, and why:
   truncated here may live on another replica and win (Raft, figure 8), so that truncation proves nothing. Idempotent producers repeat the batch and
   are answered with its original offset; others decide for themselves. (Kafka says NOT_LEADER_OR_FOLLOWER here, which reads as "not written".)
 - A repeated batch gets its original offset, whatever its acks, only once the original is committed.
+- NOT_LEADER_OR_FOLLOWER for a batch ahead of the producer's sequence while the batches before it may just have been refused here, for a few
+  seconds after we began to lead, or after another refusal. Kafka says OUT_OF_ORDER_SEQUENCE_NUMBER at once; librdkafka then begins a new epoch and
+  sends again, as new, what is in the log already (its issue 4953).
 All batches of a request are appended or none.
 """
 
@@ -24,7 +27,7 @@ from broker.partition.config import MAX_ENTRY_BYTES, TopicConfig
 from broker.partition.context import PartitionContext, Watermarks
 from broker.partition.expiry import ProducerExpiry
 from broker.partition.isr import InSyncReplicas, majority, stored_on
-from broker.partition.producers import AppendedBatch, ProducerEntry, ProducerTable
+from broker.partition.producers import AppendedBatch, ProducerEntry, ProducerTable, SequenceGapError
 from broker.partition.state import ExpireProducers, LogStart, encode_command
 from broker.partition.verification import TransactionGate, Verification
 from broker.partition.waiters import AppendQueue, WaitingAppend
@@ -37,11 +40,16 @@ from wal.entry import Buffer, EntryKind
 from wal.errors import check
 
 MAX_RECORDS_PER_ENTRY = 0x7FFFFFFF
+GAP_GRACE_MS = 5_000
+"""A client has several requests on their way when the first is refused; the others follow within milliseconds, its repetition a little later."""
 _SLICE_BYTES = 16 * 1024 * 1024
 
 NOT_LEADER = AppendResult(ErrorCode.NOT_LEADER_OR_FOLLOWER, message="this broker does not lead the partition; nothing was appended")
 _UNKNOWN = AppendResult(
     ErrorCode.REQUEST_TIMED_OUT, message="leadership was lost before the records were known to be committed; they may or may not be"
+)
+_EARLIER_MISSING = AppendResult(
+    ErrorCode.NOT_LEADER_OR_FOLLOWER, message="an earlier batch of the producer was refused a moment ago; nothing was appended, send both again"
 )
 _DISK_FULL = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the disk is full; nothing was appended, try again when there is room")
 _TOO_MUCH_PENDING = AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="too many bytes wait to be written; nothing was appended, try again")
@@ -75,6 +83,7 @@ class Appender:
         "_pending_records",
         "_producers",
         "_proposed_end",
+        "_refused_ms",
         "_term",
         "_waiting_commit",
         "_waiting_flush",
@@ -99,6 +108,7 @@ class Appender:
         self._pending: deque[_Pending] = deque()
         self._pending_records = 0
         self._proposed_end = 0
+        self._refused_ms = -GAP_GRACE_MS
         self._waiting_commit = AppendQueue()
         self._waiting_flush = AppendQueue()
         self._waiting_isr: deque[tuple[int, WaitingAppend]] = deque()
@@ -128,13 +138,27 @@ class Appender:
             verified = verification.producer_id if verification is not None and verification.valid else -1
             try:
                 result = self._accept(records, acks, done, verified)
+            except SequenceGapError as error:
+                result = _EARLIER_MISSING if self._may_be_missing() else self._verdict(error)
             except KafkaError as error:
-                # A leader that may be deposed knows an old state of the producers: its verdict could be wrong, and producers take it as final.
-                result = AppendResult(error.code, message=error.message) if self.group.lease_valid() else NOT_LEADER
+                result = self._verdict(error)
             except CompressionError as error:
                 result = AppendResult(ErrorCode.INVALID_RECORD, message=str(error))
+        elif self.leading:
+            self._note_refusal()
         if result is not None:
             done(result)
+
+    def _verdict(self, error: KafkaError) -> AppendResult:
+        # A leader that may be deposed knows an old state of the producers: its verdict could be wrong, and producers take it as final.
+        return AppendResult(error.code, message=error.message) if self.group.lease_valid() else NOT_LEADER
+
+    def _note_refusal(self) -> None:
+        self._refused_ms = self._context.clock.now_ms()
+
+    def _may_be_missing(self) -> bool:
+        """Whether batches that are not known here may just have been refused."""
+        return self._context.clock.now_ms() - self._refused_ms < GAP_GRACE_MS
 
     def append_prepared(self, batches: Sequence[bytearray], done: Callable[[AppendResult], None]) -> None:
         """See `Partition.append_prepared`. What is pending of it is bounded by its callers, not by the limit for clients."""
@@ -240,7 +264,7 @@ class Appender:
         base_offset = self.end_offset
         changes: dict[int, ProducerEntry] = {}
         if idempotent:
-            changes, duplicate = self._producers.check(batches, base_offset, verified)
+            changes, duplicate = self._producers.check(batches, base_offset, verified, self._may_be_missing())
             if duplicate is not None:
                 return self._answer_repeated(duplicate, acks, done)
         if config.compression_codec >= 0 and any(batch.codec != config.compression_codec for batch in batches):
@@ -333,6 +357,7 @@ class Appender:
         while self._flush_bounds and self._flush_bounds[-1] > end_offset:
             self._flush_bounds.pop()
         self._producers.rebuild_overlay(self._unapplied())
+        self._note_refusal()
         for waiting in dropped:
             waiting.done(NOT_LEADER)
 
@@ -455,6 +480,7 @@ class Appender:
         self._producers.forget_appended()
         self._expiry.clear()
         self._isr.invalidate()
+        self._note_refusal()  # until now everything was refused
         self.leading = True
 
     def depose(self) -> None:

@@ -51,6 +51,10 @@ class ProducerEntry(NamedTuple):
         return None
 
 
+class SequenceGapError(KafkaError):
+    """Batches of the producer between what is known of it and this one have not come."""
+
+
 def advance(entry: ProducerEntry | None, epoch: int, batch: AppendedBatch, transactional: int = 0) -> ProducerEntry:
     """The producer after `batch`; a new epoch forgets the batches of the old one, but not the transaction that is open.
 
@@ -118,13 +122,13 @@ class ProducerTable:
         known = self.find(producer_id)
         return known is not None and known.first_offset >= 0 and known.epoch == epoch
 
-    def check(self, batches: Sequence[BatchInfo], base_offset: int, verified: int = -1) -> Verdict:
+    def check(self, batches: Sequence[BatchInfo], base_offset: int, verified: int = -1, missing: bool = False) -> Verdict:
         """Judge one request's batches as if appended at `base_offset`. Changes nothing. `verified` = the producer whose coordinator has said that
-        this partition belongs to its transaction (KIP-890).
+        this partition belongs to its transaction (KIP-890). `missing`: earlier batches of the producer may just have been refused.
 
-        Raises KafkaError: INVALID_PRODUCER_EPOCH for a fenced producer, OUT_OF_ORDER_SEQUENCE_NUMBER for a gap, or for a request that repeats some
-        batches and adds others, INVALID_TXN_STATE for a transactional batch outside a transaction and for a plain one inside. The first batch of an
-        unknown producer may have any sequence, as in Kafka since 2.5.
+        Raises KafkaError: INVALID_PRODUCER_EPOCH for a fenced producer, OUT_OF_ORDER_SEQUENCE_NUMBER for a gap (SequenceGapError), or for a request
+        that repeats some batches and adds others, INVALID_TXN_STATE for a transactional batch outside a transaction and for a plain one inside. The
+        first batch of an unknown producer may have any sequence, as in Kafka since 2.5, but not while earlier ones may be missing.
         """
         changes: dict[int, ProducerEntry] = {}
         first: AppendedBatch | None = None
@@ -147,6 +151,8 @@ class ProducerTable:
                     raise _mixed(batch)
                 if known is not None:
                     _check_sequence(known, batch)
+                elif missing and batch.base_sequence > 0:
+                    raise _gap(batch, 0)
                 transactional = batch.attributes & TRANSACTIONAL_BIT
                 if transactional or (known is not None and known.first_offset >= 0):
                     _check_transaction(known, batch, producer_id == verified)
@@ -251,10 +257,7 @@ def _check_sequence(known: ProducerEntry, batch: BatchInfo) -> None:
     fresh = batch.producer_epoch > known.epoch or not known.batches
     expected = 0 if fresh else (known.batches[-1].last_sequence + 1) & MAX_SEQUENCE
     if batch.base_sequence != expected:
-        raise KafkaError(
-            ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
-            f"producer {batch.producer_id} epoch {batch.producer_epoch} sent sequence {batch.base_sequence}, expected {expected}",
-        )
+        raise _gap(batch, expected)
 
 
 def _check_transaction(known: ProducerEntry | None, batch: BatchInfo, verified: bool) -> None:
@@ -265,6 +268,12 @@ def _check_transaction(known: ProducerEntry | None, batch: BatchInfo, verified: 
     if not (verified or (opened and known is not None and known.epoch == batch.producer_epoch)):
         text = f"producer {batch.producer_id} has no transaction open on this partition, and its coordinator has confirmed none"
         raise KafkaError(ErrorCode.INVALID_TXN_STATE, text)
+
+
+def _gap(batch: BatchInfo, expected: int) -> KafkaError:
+    text = f"producer {batch.producer_id} epoch {batch.producer_epoch} sent sequence {batch.base_sequence}, expected {expected}"
+    ahead = (batch.base_sequence - expected) & MAX_SEQUENCE < MAX_SEQUENCE // 2
+    return (SequenceGapError if ahead else KafkaError)(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, text)
 
 
 def _mixed(batch: BatchInfo) -> KafkaError:

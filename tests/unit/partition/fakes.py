@@ -8,6 +8,7 @@ import crc32c
 
 from broker.api import AppendResult, ReadResult
 from broker.errors import ErrorCode
+from broker.partition.appending import GAP_GRACE_MS
 from broker.partition.config import TopicConfig
 from broker.partition.partition import Partition, PartitionContext
 from broker.partition.read_cache import ReadCache
@@ -190,7 +191,8 @@ class Replica:
     def _pending(self, delta: int) -> None:
         self.pending_told += delta
 
-    def lead(self, term: int = 1) -> None:
+    def lead(self, term: int = 1, settled: bool = True) -> None:
+        """`settled`: it has led for a while."""
         group = self.group
         group.term, group.leader = term, 1
         group.log.add(term, Proposal(EntryKind.NOOP, (), 0, 0, 0))
@@ -198,6 +200,8 @@ class Replica:
         self.commit()
         group.serving = True
         self.partition.on_leadership(True)
+        if settled:
+            self.clock.now += GAP_GRACE_MS
 
     def depose(self, term: int, leader: int = 2) -> None:
         self.group.term, self.group.leader = term, leader

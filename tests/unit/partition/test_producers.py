@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import ErrorCode
+from broker.partition.appending import GAP_GRACE_MS
 from broker.partition.expiry import CHECK_INTERVAL_MS
 from tests.unit.partition.fakes import Replica, batch, idempotent
 from wal.entry import EntryKind
@@ -60,6 +61,33 @@ def test_gap_and_old_epoch(leader: Replica) -> None:
     assert error_of(leader, idempotent(2, epoch=4)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     assert leader.produce(idempotent(0, epoch=4)).base_offset == 2
     assert error_of(leader, idempotent(2, epoch=3)) is ErrorCode.INVALID_PRODUCER_EPOCH
+
+
+def test_a_gap_behind_what_was_refused_a_moment_ago_may_close(leader: Replica) -> None:
+    """A new leader serves between two requests of one producer: the first was refused, the second must not be told that it is out of order.
+    librdkafka would begin a new epoch, and send again, as new, what is in the log."""
+    leader.produce(idempotent(0, epoch=3))
+    leader.depose(2)
+    leader.lead(3, settled=False)
+    assert error_of(leader, idempotent(2, epoch=3)) is ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert error_of(leader, idempotent(1, epoch=4)) is ErrorCode.NOT_LEADER_OR_FOLLOWER, "nor the second batch of a new epoch"
+    assert error_of(leader, idempotent(4, producer_id=9)) is ErrorCode.NOT_LEADER_OR_FOLLOWER, "nor that of a producer that nobody knows yet"
+    assert error_of(leader, idempotent(0, epoch=2)) is ErrorCode.INVALID_PRODUCER_EPOCH, "what is final stays final"
+    assert leader.produce(idempotent(0, epoch=3)).base_offset == 0
+    assert leader.produce(idempotent(1, epoch=3)).base_offset == 1
+    assert leader.produce(idempotent(2, epoch=3)).base_offset == 2
+    leader.clock.now += GAP_GRACE_MS
+    assert error_of(leader, idempotent(4, epoch=3)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, "it does not close any more"
+
+
+def test_a_gap_behind_a_refusal_of_our_own_may_close(leader: Replica) -> None:
+    leader.produce(idempotent(0))
+    leader.full = True
+    assert error_of(leader, idempotent(1)) is ErrorCode.KAFKA_STORAGE_ERROR
+    leader.full = False
+    assert error_of(leader, idempotent(2)) is ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert leader.produce(idempotent(1)).base_offset == 1
+    assert leader.produce(idempotent(2)).base_offset == 2
 
 
 def test_sequences_are_checked_against_what_is_appended_and_not_committed(leader: Replica) -> None:
