@@ -129,10 +129,10 @@ class KernelFlushes:
             error = caught
         done(error)
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         """Wait for the flush that is out; nobody is told."""
         self._loop.remove_reader(self._writer.eventfd)
-        self._writer.close()
+        self._writer.close(timeout_s)
 
 
 class NodeDisk:
@@ -157,7 +157,7 @@ class NodeDisk:
         """The kernel has written nothing, so that nothing can have been lost: a thread writes this flush, and those that follow."""
         log.warning("the kernel takes no flushes any more: %s; they are written by a thread of the node from now on", why)
         if self._kernel is not None:
-            self._kernel.stop()
+            self._kernel.stop(0)  # nothing is out
             self._kernel = None
         self._flush.queue.put((job, done))
 
@@ -175,5 +175,5 @@ class NodeDisk:
         for thread in threads:
             thread.join(timeout_s)
         if self._kernel is not None:
-            self._kernel.stop()
+            self._kernel.stop(timeout_s)
             self._kernel = None

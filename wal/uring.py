@@ -11,9 +11,9 @@ import ctypes
 import errno
 import mmap
 import os
+import select
 import struct
 import sys
-from contextlib import suppress
 from typing import Any
 
 from wal.entry import Buffer
@@ -24,7 +24,6 @@ _REGISTER_EVENTFD = 4
 _SUBMISSIONS_AT = 0x10000000
 _WRITE = 23
 _BY_A_WORKER = 1 << 4  # IOSQE_ASYNC: not even the beginning of the write is made by the caller
-_GET_EVENTS = 1
 _FEATURES = 1 | 1 << 3  # one mapping for both rings; and what came with the plain write of 5.6
 _RWF_DSYNC = 2  # the write ends when data, and what is needed to read it again, are on stable storage: pwrite and fdatasync in one
 _PARAMETERS = struct.Struct("<10I8IQ8IQ")
@@ -34,19 +33,22 @@ _NUMBER = struct.Struct("<I")
 check(_PARAMETERS.size == 120 and _SUBMISSION.size == 64 and _COMPLETION.size == 16, "sizes of io_uring's structures")
 
 
+_abandoned: list[KernelWriter] = []
+"""Their buffers may still be read by the kernel; at most one a process."""
+
+
 class KernelWriter:
     """Use: watch `eventfd` for reading; `start`; when the eventfd is readable, `finish`."""
 
-    __slots__ = ("_completed", "_enter", "_out", "_ring", "_shared", "_submissions", "_tail", "_wait", "eventfd")
+    __slots__ = ("_completed", "_enter", "_out", "_ring", "_shared", "_submissions", "_tail", "eventfd")
 
     def __init__(self) -> None:
         """OSError when this system has no io_uring, or does not allow it (containers often do not)."""
         if sys.platform != "linux" or sys.byteorder != "little" or not hasattr(os, "eventfd"):
             raise OSError(errno.ENOSYS, "io_uring is Linux's")
-        # Telling the kernel takes some microseconds: shorter than giving up the interpreter's lock and waiting for it. What blocks gives it up.
+        # Telling the kernel takes some microseconds, less than giving up the interpreter's lock and waiting for it: PyDLL keeps it.
         self._enter = ctypes.PyDLL(None, use_errno=True).syscall
-        self._wait = ctypes.CDLL(None, use_errno=True).syscall
-        self._enter.restype = self._wait.restype = ctypes.c_long
+        self._enter.restype = ctypes.c_long
         parameters = ctypes.create_string_buffer(_PARAMETERS.size)
         self._ring = self._call(self._enter, _SETUP, ctypes.c_uint(1), parameters)
         found = _PARAMETERS.unpack(parameters.raw)
@@ -117,15 +119,16 @@ class KernelWriter:
         self._out = None
         return result
 
-    def close(self) -> None:
-        """Wait for the write that is out, and end."""
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Wait for the write that is out, and end. After `timeout_s` the kernel keeps it: a disk that hangs must not keep the process."""
         if self._ring < 0:
             return
-        one = ctypes.c_uint(1)
-        while self._out is not None:
-            with suppress(InterruptedError):
-                self._call(self._wait, _ENTER, ctypes.c_uint(self._ring), ctypes.c_uint(0), one, ctypes.c_uint(_GET_EVENTS), None, ctypes.c_size_t(0))
-                self._out = None
+        if self._out is not None:
+            select.select([self.eventfd], [], [], timeout_s)
+            self.finish()
+        if self._out is not None:
+            _abandoned.append(self)
+            return
         self._shared.close()
         self._submissions.close()
         self._close()

@@ -179,3 +179,13 @@ def test_a_journal_file_is_made_in_pieces_that_are_durable_one_by_one(monkeypatc
     assert not any(made.file.pread(made.size, 0))
     add(log)
     flush(store)
+
+
+def test_a_write_that_hangs_does_not_keep_the_process(writer: KernelWriter, file: RealFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pattern(4096, 7)
+    writer.start(file.kernel_number(), data, 0)
+    with monkeypatch.context() as hanging:
+        hanging.setattr(KernelWriter, "finish", lambda _: None)
+        writer.close(0.2)
+    assert writer.busy and writer.eventfd >= 0, "the kernel may still read the buffer: nothing is given back"
+    assert end_of(writer) == 4096
