@@ -7,6 +7,7 @@ import importlib
 import logging
 import struct
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,8 +34,17 @@ def request_type(key: int) -> type[Message]:
     return next(found for name, found in vars(module).items() if name == f"{APIS[key].name}Request")  # type: ignore[no-any-return]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    """Thousands of lines about malformed requests, and only while these tests run."""
+    logger = logging.getLogger("chronik_server")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
+
+
 def make_world() -> World:
-    logging.getLogger("chronik_server").setLevel(logging.CRITICAL)
     world = World({"auto.create.topics.enable": "false"})
     world.broker.add_topic("events", 2)
     return world

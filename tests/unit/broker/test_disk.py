@@ -83,6 +83,7 @@ async def test_a_flush_without_a_place_takes_a_thread(disk: Disk, monkeypatch: p
 
 
 async def test_a_kernel_that_takes_none_is_left_with_one_line_and_nothing_is_lost(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "chronik_server")
     flush = Flush(disk.file, 65536)
     if disk.file.direct:
         flush.given = flush.data[100:60000]  # O_DIRECT wants whole blocks: EINVAL, as from a kernel that does not know the write
