@@ -97,8 +97,8 @@ class Runner:
 
     def _visit(self, system: System, section: Section, round_: int) -> None:
         """Start the system, run what of the section is not done yet, stop it."""
-        todo = [w for w in section.workloads if self.options.only in w.name and not self.results.has(system.name, w.name, round_)]
-        if not todo:
+        missing = [w for w in section.workloads if self.options.only in w.name and not self.results.has(system.name, w.name, round_)]
+        if not missing:
             return
         label = f"{section.name}, round {round_ + 1}, {system.name}"
         with tempfile.TemporaryDirectory(prefix=f"bench-{system.name}-", dir=self.options.directory, ignore_cleanup_errors=True) as name:
@@ -111,11 +111,11 @@ class Runner:
                 if section.warm:
                     self._tell(label, "warming up …")
                     warm_up(context)
-                for workload in todo:
+                for workload in missing:
                     self._step(context, workload, round_, label)
             except (StartError, TimeoutError, WorkloadError, KafkaException) as error:
                 self._tell(label, f"FAILED: {error}")
-                for workload in todo:
+                for workload in missing:
                     if not any(figure.key == (system.name, workload.name, round_) for figure in self.results.figures):
                         self.results.add(Figure(system.name, workload.name, round_, error=f"the system did not start: {error}"))
             finally:

@@ -161,12 +161,7 @@ def test_a_leader_that_fell_silent_is_told_before_its_late_beats_are_answered(st
     """Seed 2024 of the coordinators' workload: beats that a one-way delay had held back were answered after another leader was elected, and the
     deposed one, whose lease runs from the time of sending, answered a read from its old state."""
     stage.advance(1_600)  # no beat of node 2 for longer than the election time-out; its session stays
-    late = b"".join(encode_batch(Envelope(CLUSTER, 2, 1), Batch([], 7_777)))
-    stage.driver.on_request(2, Lane.CONTROL, memoryview(late))
-    stage.settle()
-    heard = [(message.type, message.reject) if message else "beat" for batch in stage.batches(2) for message in said_of(batch)]
-    notice = (MessageType.HEARTBEAT_RESPONSE, True)
-    assert notice in heard and heard.index(notice) < heard.index("beat")
+    assert_told_before_a_late_beat_is_answered(stage)
 
 
 def beat_of(stage: Stage, node: int) -> None:
@@ -205,6 +200,10 @@ def test_a_notice_that_can_not_leave_is_said_before_the_next_beat_is_answered(st
         full.setattr(stage.network, "send_answer", lambda peer, lane, parts: False)
         stage.advance(1_600)
     stage.network.sent.clear()
+    assert_told_before_a_late_beat_is_answered(stage)
+
+
+def assert_told_before_a_late_beat_is_answered(stage: Stage) -> None:
     late = b"".join(encode_batch(Envelope(CLUSTER, 2, 1), Batch([], 7_777)))
     stage.driver.on_request(2, Lane.CONTROL, memoryview(late))
     stage.settle()
