@@ -5,7 +5,6 @@ A system is started empty, measured, and stopped again before the next one start
 
 from __future__ import annotations
 
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -19,18 +18,6 @@ HEALTHY_SECONDS = 120.0
 
 class StartError(Exception):
     """A system did not start, or ended; the text ends with the last lines of its log."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def wait_until(what: str, condition: Callable[[], bool], seconds: float = HEALTHY_SECONDS, pause_seconds: float = 0.05) -> None:

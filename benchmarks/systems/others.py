@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.ports import free_ports
 from benchmarks.processes import Children
-from benchmarks.systems.base import StartError, System, free_ports, log_tail, wait_until
+from benchmarks.systems.base import StartError, System, log_tail, wait_until
 
 LIFETIME_SECONDS = 3600
 

@@ -8,8 +8,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.ports import free_ports
 from benchmarks.processes import Children
-from benchmarks.systems.base import StartError, System, free_ports, log_tail
+from benchmarks.systems.base import StartError, System, log_tail
 
 
 class ProcessSystem(System):

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ports import free_base, free_ports
 from tests.integration.support import consume, make_topic, produce, producer_of
-from tests.processes import ROOT, NodeProcess, ProcessCluster, free_ports, wait_until
+from tests.processes import ROOT, NodeProcess, ProcessCluster, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -212,23 +213,11 @@ class Dev:
     """`chronik-server dev` as a user runs it."""
 
     def __init__(self, directory: Path, *arguments: str, nodes: int = 3) -> None:
-        self.base = self._free_base(nodes)
+        self.base = free_base([10 * node + offset for node in range(nodes) for offset in (0, 1, 5)])
         command = [sys.executable, "-m", "cli.main", "dev", "--nodes", str(nodes), "--format", "json", "--data-dir", str(directory)]
         command += ["--kafka-port", str(self.base), "--admin-port", str(self.base + 5), *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    @staticmethod
-    def _free_base(nodes: int) -> int:
-        for base in range(23_000 + os.getpid() % 400 * 40, 64_000, 40):
-            try:
-                for port in [base + 10 * n + k for n in range(nodes) for k in (0, 1, 5)]:
-                    with socket.socket() as probe:
-                        probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return base
-        raise AssertionError("no free ports")
 
     def ready(self) -> dict[str, object]:
         assert self.process.stdout is not None and self.process.stderr is not None

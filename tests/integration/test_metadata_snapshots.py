@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.processes import NodeProcess, ProcessCluster, free_ports, wait_until
+from benchmarks.ports import free_ports
+from tests.processes import NodeProcess, ProcessCluster, wait_until
 
 SMALL = {
     "CHRONIK_CLUSTER_RAFT_SNAPSHOT_LOG_SIZE_THRESHOLD": "20",

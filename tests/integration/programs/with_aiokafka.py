@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pkgutil
 import threading
 import time
@@ -29,6 +30,8 @@ from tests.integration.programs.journal import Member, Row, next_offsets
 
 ASSIGNORS = {"range": RangePartitionAssignor, "roundrobin": RoundRobinPartitionAssignor}
 GENERATION_OVER = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError)
+
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # pytest still has its lines; they are not the last of a test run's output
 
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()
@@ -157,7 +160,9 @@ class AioReader:
             try:
                 await self.consumer.stop()
             except asyncio.CancelledError:
-                pass  # of a task of the library's own, which waited for a coordinator
+                # Of a task of the library's own, which waited for a coordinator: stop() breaks off there, and what it leaves would go on for ever.
+                await self.consumer._fetcher.close()
+                await self.consumer._client.close()
 
         run(do())
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.ports import free_base
 from cli import dev as dev_module
 from cli.config import ConfigError, load, node_config
 from cli.dev import DevCluster, DevOptions, make_plans, node_environment, write_config
@@ -35,27 +36,13 @@ while True:
 """
 
 
-def free_port_base(count):
-    """A port such that the ports of `count` nodes behind it are free at the moment."""
-    for base in range(21_000 + os.getpid() % 500 * 40, 64_000, 40):
-        ports = [base + offset for node in range(count) for offset in (10 * node, 10 * node + 1, 10 * node + 5)]
-        try:
-            for port in ports:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return base
-    raise RuntimeError("no free ports")
-
-
 def command(modes):
     return lambda plan: [sys.executable, "-S", "-c", STAND_IN, modes.get(plan.node_id, "good")]
 
 
 @pytest.fixture
 def options(tmp_path):
-    base = free_port_base(3)
+    base = free_base([10 * node + offset for node in range(3) for offset in (0, 1, 5)])
     return DevOptions(3, base, base + 5, tmp_path / "dev", "json")
 
 
