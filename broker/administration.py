@@ -44,7 +44,7 @@ class Administration:
         return self._node.housekeeping.alive()
 
     def transfer_leader(self, group: GroupId, leader: int, target: int) -> None:
-        self._node.housekeeping.carry_out(TransferLeader(group, leader, target, f"leadership is asked for by an administrator: node {target}"))
+        self._node.housekeeping.carry_out(TransferLeader(group, leader, target, "an administrator asked for it"))
 
     def disk_bytes(self) -> tuple[int, int]:
         usage = shutil.disk_usage(self._node.config.data_dir)

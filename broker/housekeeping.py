@@ -17,7 +17,7 @@ from raft.api import Lane
 from raft.core.core import Role
 from raft.core.message import node_of
 from raft.group import RaftGroup
-from wal.entry import META_GROUP, GroupId
+from wal.entry import META_GROUP, META_TOPIC, GroupId
 
 if TYPE_CHECKING:
     from broker.node import Node
@@ -173,7 +173,7 @@ class Housekeeping:
     def carry_out(self, step: Step) -> None:
         """Do one step of a plan, or ask the leader that it concerns."""
         node = self.node
-        log.info("%s", step.reason)
+        log.info("%s: %s", self._describe(step), step.reason)
         if isinstance(step, ChangeMembers):
             group = node.driver.groups.get(step.group)
             if group is not None and group.serving:
@@ -182,6 +182,13 @@ class Housekeeping:
             self.transfer(step)
         else:
             self.spawn(self._ask_transfer(step))
+
+    def _describe(self, step: Step) -> str:
+        """Whom the step concerns, and where leadership goes."""
+        topic = self.node.image.topics_by_id.get(step.group[:16])
+        name = topic.name if topic is not None else META_TOPIC if step.group == META_GROUP else step.group[:16].hex()
+        where = f", node {step.leader} hands over to node {step.target}" if isinstance(step, TransferLeader) else ""
+        return f"{name}-{int.from_bytes(step.group[16:], 'big')}{where}"
 
     def transfer(self, step: TransferLeader) -> None:
         group = self.node.driver.groups.get(step.group)

@@ -64,6 +64,8 @@ def test_one_node_down_and_back(cluster: ProcessCluster) -> None:
     victim.start()
     victim.wait_ready()
     cluster.wait_leader(topic, node=victim.node)  # the preferred leader leads again, with what it had missed
+    said = f"hands over to node {victim.node}: preferred leader is back"
+    assert any(f"{topic}-0, node" in line and said in line for node in cluster.nodes.values() for line in node.log.read_text().splitlines())
     assert consume(cluster, topic, 3) == [b"a", b"b", b"c"]
 
 

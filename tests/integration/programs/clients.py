@@ -5,7 +5,7 @@ A reader is used by one thread. It tells its member of the journal what happens:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,7 +81,8 @@ class Writer(Protocol):
 
     def begin(self) -> None: ...
 
-    def send(self, topic: str, partition: int, value: bytes) -> None: ...
+    def send(self, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
+        """`values` with their partitions, in this order."""
 
     def flush(self) -> None: ...
 

@@ -54,8 +54,7 @@ class Copier(threading.Thread):
 
     def _copy(self, reader: Reader, writer: Writer, rows: list[Row], abort: bool) -> None:
         writer.begin()
-        for row in rows:
-            writer.send(self._target, row.partition, b"copy of " + row.value)
+        writer.send(self._target, [(row.partition, b"copy of " + row.value) for row in rows])
         writer.send_offsets(reader, next_offsets(rows))
         if abort:
             writer.flush()

@@ -36,8 +36,7 @@ def read_committed(scene: Scene) -> None:
     def attempt(number: int, hit: bool) -> None:
         writer.begin()
         try:
-            for partition in range(PARTITIONS):
-                writer.send(topic, partition, b"%d" % number)
+            writer.send(topic, [(partition, b"%d" % number) for partition in range(PARTITIONS)])
             writer.flush()
             if hit:
                 scene.middle()

@@ -406,6 +406,6 @@ class Stage:
     def _wait_progress(scene: Scene, before: int) -> None:
         """Work goes on without the killed node."""
         try:
-            wait_until("progress", lambda: scene.progress > before or scene.over.is_set() or scene.problems, 30)
+            wait_until("progress", lambda: scene.progress > before or scene.over.is_set() or scene.problems, WAIT_SECONDS)
         except AssertionError:
             scene.problems.append("no progress while the coordinator's node was away")

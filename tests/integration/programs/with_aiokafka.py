@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import pkgutil
 import threading
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import aiokafka.coordinator.assignors
@@ -157,12 +159,11 @@ class AioReader:
         async def do() -> None:
             async with self._busy:
                 self._member.revoked({one.partition for one in self.consumer.assignment()})
-            try:
-                await self.consumer.stop()
-            except asyncio.CancelledError:
-                # Of a task of the library's own, which waited for a coordinator: stop() breaks off there, and what it leaves would go on for ever.
-                await self.consumer._fetcher.close()
-                await self.consumer._client.close()
+            # When a task of the library's own waited for a coordinator, stop() says that it was cancelled and breaks off there. What it leaves would
+            # go on for ever.
+            for step in (self.consumer.stop, self.consumer._fetcher.close, self.consumer._client.close):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await step()
 
         run(do())
 
@@ -193,8 +194,12 @@ class AioWriter:
         self._told = []
         run(self._do(self._producer.begin_transaction))
 
-    def send(self, topic: str, partition: int, value: bytes) -> None:
-        self._told.append(run(self._do(lambda: self._producer.send(topic, value, partition=partition))))
+    def send(self, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
+        async def do() -> None:
+            for partition, value in values:
+                self._told.append(await self._do(functools.partial(self._producer.send, topic, value, partition=partition)))
+
+        run(do())
 
     def flush(self) -> None:
         async def wait() -> None:

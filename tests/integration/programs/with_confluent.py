@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -173,8 +173,9 @@ class ConfluentWriter:
     def begin(self) -> None:
         patiently(self._producer.begin_transaction)
 
-    def send(self, topic: str, partition: int, value: bytes) -> None:
-        self._producer.produce(topic, value, partition=partition)
+    def send(self, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
+        for partition, value in values:
+            self._producer.produce(topic, value, partition=partition)
 
     def flush(self) -> None:
         self._producer.flush(30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
@@ -152,7 +152,11 @@ class KafkaPythonWriter:
             **COMMON,
         )
         self._told: list[Any] = []
-        self._do(self._producer.init_transactions)
+        try:
+            self._do(self._producer.init_transactions)
+        except StuckError:
+            self.close()
+            raise
 
     def _do(self, step: Callable[[], Any]) -> Any:
         done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
@@ -185,16 +189,15 @@ class KafkaPythonWriter:
         self._told = []
         self._do(self._producer.begin_transaction)
 
-    def send(self, topic: str, partition: int, value: bytes) -> None:
+    def send(self, topic: str, values: Sequence[tuple[int, bytes]]) -> None:
         try:
-            self._told.append(self._producer.send(topic, value, partition=partition))
+            self._told += [self._producer.send(topic, value, partition=partition) for partition, value in values]
         except KafkaError as error:
             self._judge(None, error)
 
     def flush(self) -> None:
         self._do(lambda: self._producer.flush(timeout=30))
-        for one in self._told:
-            self._do(lambda told=one: told.get(timeout=30))
+        self._do(lambda: [told.get(timeout=30) for told in self._told])
 
     def send_offsets(self, reader: Any, offsets: Mapping[int, int]) -> None:
         places = {reader._place(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
@@ -210,7 +213,8 @@ class KafkaPythonWriter:
         try:
             self._producer.close(timeout=1)
         except KafkaTimeoutError:
-            pass  # it has forgotten a request, and waits for it: it stays behind as a zombie, whom its successor fences
+            # It has forgotten a request and waits for it, and close() breaks off there: its thread would go on, at full speed, for ever.
+            self._producer._sender.force_close()
 
 
 class KafkaPython:
