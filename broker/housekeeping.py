@@ -89,7 +89,7 @@ class Housekeeping:
     def watch_pressure(self) -> None:
         store, pressure = self.node.store, self.node.pressure
         if pressure.paused:
-            if store.memory_bytes < store.memory_limit_bytes * 3 // 4 and self.pending_bytes < PENDING_LIMIT_BYTES // 2:
+            if not store.memory_is_short() and self.pending_bytes < PENDING_LIMIT_BYTES // 2:
                 pressure.set(False)
         elif store.memory_bytes > store.memory_limit_bytes or self.pending_bytes > PENDING_LIMIT_BYTES:
             pressure.set(True)

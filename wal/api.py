@@ -137,6 +137,10 @@ class WalStore(Protocol):
     memory_bytes: int  # payload bytes held for entries that are not in segments yet
     memory_limit_bytes: int  # producers slow down when memory_bytes exceeds it
 
+    def memory_is_short(self) -> bool:
+        """Whether so little is left below the limit that everything committed is written behind, however little it is of a group. Producers that
+        were stopped at the limit wait until it is not: what is committed always comes to that end."""
+
     def create_group(self, group_id: GroupId, topic: str, configuration: bytes) -> GroupLog: ...
 
     def delete_group(self, group_id: GroupId) -> None: ...

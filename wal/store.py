@@ -206,6 +206,9 @@ class WalStore:
     def piece_bytes(self) -> int:
         return self.settings.segment_piece_bytes
 
+    def memory_is_short(self) -> bool:
+        return self.memory_bytes >= self.memory_limit_bytes * 3 // 4
+
     # -- flush --------------------------------------------------------------------------------------------------------
 
     def has_staged(self) -> bool:
@@ -395,6 +398,8 @@ class WalStore:
             return job
         if self._write_behind.ready:
             return self._plan_write_behind(list(self._write_behind.ready))
+        if self.memory_is_short() and (job := self._plan_write_behind(self._write_behind.largest())) is not None:
+            return job
         if self.disk_full:
             space = SpaceJob(self.fs, self.directory, self.settings.reserve_bytes)
             space.then(lambda: self._background_done(space))

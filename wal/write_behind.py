@@ -6,6 +6,7 @@ store decides when a job runs. Loop thread only, but for the jobs themselves.
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 
@@ -55,6 +56,10 @@ class WriteBehind:
     def unwritten(self) -> list[GroupLog]:
         """Logs with anything that may be written, be it less than a piece."""
         return [log for log in self.holding if log.writable_index > log.durable.segments.written_index]
+
+    def largest(self) -> list[GroupLog]:
+        """As many logs as one job takes: those with the most to write."""
+        return heapq.nlargest(JOB_GROUPS, self.holding, key=lambda log: log.writable_bytes)
 
     def plan(self, logs: Sequence[GroupLog], generation: int) -> WriteBehindJob | None:
         """One piece for each of `logs`, within the limits of one job; `generation`: of the journal file that is being written."""

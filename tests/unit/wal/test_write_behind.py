@@ -1,6 +1,8 @@
 from random import Random
 
-from tests.unit.wal.helpers import SMALL, add, flush, new_store, open_store
+import pytest
+
+from tests.unit.wal.helpers import SMALL, add, flush, new_store, open_store, settle
 from wal.api import Job
 from wal.entry import group_id
 from wal.group_log import GroupLog
@@ -53,6 +55,62 @@ def test_less_than_a_piece_waits():
     add(log, 2, 1000)
     committed(log, store)
     assert background(store) is not None and log.durable.segments.written_index == 5
+
+
+def many_groups(count: int, settings: WalSettings) -> tuple[WalStore, list[GroupLog]]:
+    store = open_store(MemoryFileSystem(Random(1)), settings)
+    return store, [store.create_group(group_id(bytes([9] * 16), at), f"t{at}", b"") for at in range(count)]
+
+
+def test_when_memory_runs_short_the_largest_are_written_though_they_have_less_than_a_piece():
+    store, logs = many_groups(5, WalSettings(journal_file_bytes=4 << 20, segment_piece_bytes=1 << 20, memory_limit_bytes=100_000, reserve_bytes=0))
+    for count, log in enumerate(logs):
+        add(log, 1 + 6 * count, 1000)
+        committed(log, store)
+    assert store.memory_bytes == 65_000
+    assert store.next_background() is None, "three quarters of the limit are not reached"
+    add(logs[0], 15, 1000)
+    committed(logs[0], store)
+    assert background(store) is not None and store.memory_bytes < 75_000
+    assert all(log.durable.segments.written_index == log.last_index for log in logs), "one job has room for all of them"
+    assert store.next_background() is None
+
+
+def test_when_memory_runs_short_what_is_not_committed_waits_for_its_commit():
+    settings = WalSettings(journal_file_bytes=4 << 20, segment_piece_bytes=1 << 20, memory_limit_bytes=10_000, reserve_bytes=0)
+    store, (log, other) = many_groups(2, settings)
+    add(log, 9, 1000)
+    while store.has_staged():
+        flush(store)
+    assert store.memory_is_short() and store.next_background() is None
+    add(other, 1, 100)
+    committed(other, store)
+    assert background(store) is not None and other.durable.segments.written_index == 1, "however little it is"
+    assert store.next_background() is None
+    log.advance_commit(9)
+    assert background(store) is not None and log.durable.segments.written_index == 9
+    assert not store.memory_is_short()
+
+
+@pytest.mark.parametrize("groups", [3, 20, 70, 200])
+def test_producers_that_wait_for_memory_are_let_on(groups: int):
+    """1,000 partitions with some records each: memory was full, none had a piece's worth, the journal stood, all waited for ever."""
+    settings = WalSettings(journal_file_bytes=256 << 10, segment_piece_bytes=128 << 10, buffer_bytes=64 << 10, reserve_bytes=0)
+    store, logs = many_groups(groups, settings)
+    source = Random(groups)
+    stopped = 0
+    for _ in range(300):
+        while store.memory_bytes <= settings.memory_limit and source.random() < 0.99:
+            add(source.choice(logs), 1, source.randrange(4, 4000))
+        short = store.memory_bytes > settings.memory_limit
+        stopped += short
+        settle(store)
+        while any(log.committed_index < log.flushed_index for log in logs):
+            for log in logs:
+                log.advance_commit(log.flushed_index)
+            settle(store)
+        assert not store.memory_is_short() and not store.has_staged()
+    assert stopped > 10
 
 
 def test_without_space_a_piece_is_planned_again():
