@@ -71,7 +71,7 @@ class Results:
 
     def has(self, system: str, workload: str, round_: int) -> bool:
         """Whether the step is done; one that failed is not."""
-        return any(figure.key == (system, workload, round_) and not figure.error for figure in self.figures)
+        return any(figure.key == (system, workload, round_) and not figure.error and not figure.values.get("failed") for figure in self.figures)
 
     @property
     def systems(self) -> list[str]:

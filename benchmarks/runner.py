@@ -149,6 +149,8 @@ class Runner:
             values = {key: value for key, value in values.items() if not key.startswith(OF_PROCESSES)}
         self.results.add(Figure(system.name, workload.name, round_, dict(values), context.machine_state()))
         told = [f"{shown(values[key], key)}{TOLD[key]}" for key in TOLD if key in values]
+        if failed := values.get("failed"):
+            told.append(f"{failed:,.0f} requests or records FAILED")
         self._tell(label, f"{workload.name}: {', '.join(told)}")
 
     def _tell(self, label: str, text: str) -> None:

@@ -59,12 +59,12 @@ class Recorded(System):
         return {}
 
 
-def _workload(name: str, log: list[str], needed: frozenset[str] = frozenset(), error: str = "") -> Workload:
+def _workload(name: str, log: list[str], needed: frozenset[str] = frozenset(), error: str = "", failed: float = 0) -> Workload:
     def run(context: Context) -> Values:
         log.append(f"{name} {context.system.name}")
         if error:
             raise WorkloadError(error)
-        return {"seconds": 1.0}
+        return {"seconds": 1.0, "failed": failed}
 
     return Workload(name, run, needed)
 
@@ -105,6 +105,16 @@ def test_a_resumed_run_does_only_what_is_missing(children: Children, tmp_path: P
     log.clear()
     Runner(children, [Recorded("A", log)], Results.load(results.path), Options(rounds=2)).run(sections)
     assert log == ["start A", "x A", "stop A", "start A", "w A", "x A", "stop A"]
+
+
+def test_records_that_failed_are_told_and_done_again(children: Children, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log: list[str] = []
+    results = Results(tmp_path / "run.json")
+    Runner(children, [Recorded("A", log)], results, Options(rounds=1)).run([Section("s", (_workload("w", log, failed=74_702),), warm=False)])
+    assert "74,702 requests or records FAILED" in capsys.readouterr().err
+    log.clear()
+    Runner(children, [Recorded("A", log)], Results.load(results.path), Options(rounds=1)).run([Section("s", (_workload("w", log),), warm=False)])
+    assert log == ["start A", "w A", "stop A"]
 
 
 def test_with_a_time_limit_everything_comes_once_before_anything_comes_again(
