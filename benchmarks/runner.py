@@ -28,7 +28,6 @@ from benchmarks.workloads.base import Workload
 from benchmarks.workloads.catalogue import Section
 
 WARM_UP_RECORD_BYTES = 1024
-WARM_UP_REQUEST_SECONDS = 5
 DISK_BYTES = 16 << 30
 """What three replicas of the largest ordinary section need; those of a large log look for themselves."""
 OF_PROCESSES = ("cpu", "rss", "read", "written")
@@ -110,7 +109,7 @@ class Runner:
                 self._start_system(context)
                 if section.warm:
                     self._tell(label, "warming up …")
-                    warm_up(context)
+                    warm_up(context, section.warm_requests_s)
                 for workload in missing:
                     self._step(context, workload, round_, label)
             except (StartError, TimeoutError, WorkloadError, KafkaException) as error:
@@ -157,13 +156,16 @@ class Runner:
         print(f"[{time.strftime('%H:%M:%S')}] {label}{': ' if label else ''}{text}", file=sys.stderr, flush=True)
 
 
-def warm_up(context: Context) -> None:
-    """About 1 GB of produce: a JVM compiles what is hot, and memory and page cache that a machine gave back to its host are slow on first touch."""
+def warm_up(context: Context, requests_s: float) -> None:
+    """About 1 GB of produce, then `requests_s` seconds of small requests.
+
+    A JVM compiles what is hot, and memory and page cache that a machine gave back to its host are slow on first touch.
+    """
     topic = context.create_topic(6)
     records = context.amount(context.system.warm_up_bytes // WARM_UP_RECORD_BYTES)
     context.job("produce", topic=topic, partitions=6, records=records, size=WARM_UP_RECORD_BYTES)
     # A GB is about a thousand large requests; small ones are compiled only when there are many of them.
-    context.job("latency", topic=topic, partitions=6, rate=1000, seconds=max(1.0, WARM_UP_REQUEST_SECONDS * context.scale))
+    context.job("latency", topic=topic, partitions=6, rate=1000, seconds=max(1.0, requests_s * context.scale))
 
 
 def acknowledge_one(context: Context) -> None:

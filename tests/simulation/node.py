@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ TINY = WalSettings(
     reserve_bytes=0,
 )
 """60 KiB of journal: laps, rolls and checkpoints happen all the time."""
+LARGE_PIECES = replace(TINY, segment_piece_bytes=20 << 10, segment_piece_bytes_max=20 << 10, memory_limit_bytes=12 << 10)
+"""Memory becomes short before any partition has a piece's worth, as with hundreds of partitions."""
 LIMITS = CoreLimits(max_message_bytes=8 << 10, max_in_flight_messages=8, max_in_flight_bytes=32 << 10, max_message_entries=4)
 SETTINGS = DriverSettings(timing=Timing(), limits=LIMITS, max_proposal_bytes=4 << 10, max_message_bytes=8 << 10, max_uncommitted_bytes=8 << 10)
 
@@ -72,6 +75,14 @@ class SimNode:
         self.meta: MetaReplica | None = None
         self.hosted: Any = None
         self.expected_fatal = False
+        self.producers_wait = False
+
+    def hears_producers(self) -> bool:
+        """As connections that produce are not read from the limit of the memory on, until it is not short any more (broker/housekeeping.py)."""
+        store = self.store
+        self.producers_wait = store.memory_is_short() if self.producers_wait else store.memory_bytes > store.memory_limit_bytes
+        self.cluster.counts["producers_waited"] += self.producers_wait
+        return not self.producers_wait
 
     def start(self) -> None:
         """A new process. A disk that fails while it starts ends it again; the cluster starts it once more later."""
@@ -81,7 +92,8 @@ class SimNode:
         slow_us = self.disk.slow_us
         self.disk = SimDisk(cluster.scheduler, self.clock, self.files, cluster.counts)
         self.disk.slow_us = slow_us
-        self.store = WalStore.open(self.files, "data", TINY, describe=newest_timestamp)
+        self.store = WalStore.open(self.files, "data", LARGE_PIECES if cluster.seed % 4 == 3 else TINY, describe=newest_timestamp)
+        self.producers_wait = False
         port = watched_port(self, Port(cluster.network, self.id))
         world = World(self.clock, self.disk, port, Random(self.random.getrandbits(32)))
         identity = Identity(self.id, CLUSTER_ID, self.incarnation)

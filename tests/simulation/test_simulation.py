@@ -52,6 +52,7 @@ EFFECTS = (
     "kernel_flushes",
     "suspected",
     "heard_again",
+    "producers_waited",
     "torn_flush",
     "torn_background",
     "message_lost",

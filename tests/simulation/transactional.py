@@ -136,7 +136,8 @@ class Producer:
         batch = bytes(build_batch([Record(0, now, None, value) for value in values], producer=(*self.id, sequence), attributes=TRANSACTIONAL_BIT))
 
         def append(node: SimNode, done: Callable[[AppendResult], None]) -> None:
-            node.partitions[group].append_transactional(memoryview(bytearray(batch)), -1, self.transactional_id, self.bumps, done)
+            if node.hears_producers():
+                node.partitions[group].append_transactional(memoryview(bytearray(batch)), -1, self.transactional_id, self.bumps, done)
 
         if hasty:
             self.client.cast(cluster.believed_leader(group), append, lambda result: None, self.client.random.randrange(1_000, 150_000))

@@ -216,7 +216,8 @@ class Writer:
         clock, partition = node.clock, node.partitions[self.group_id]
 
         def deliver() -> None:
-            partition.append(memoryview(bytearray(batch)), -1, lambda result: self.answered(attempt, values, result))
+            if node.hears_producers():
+                partition.append(memoryview(bytearray(batch)), -1, lambda result: self.answered(attempt, values, result))
 
         self.cluster.scheduler.at(self.cluster.random.randrange(50, 500), lambda: clock.run(deliver))
 
@@ -270,7 +271,11 @@ class Flood:
             self.sent += 1
             self.history.sent.add(value)
             batch = build_batch([Record(0, WALL_MS + cluster.scheduler.now_us // 1000, None, value)])
-            deliver = partial(partition.append, memoryview(batch), 0, self.answered)
+
+            def deliver(batch: bytearray = batch) -> None:
+                if node.hears_producers():
+                    partition.append(memoryview(batch), 0, self.answered)
+
             cluster.scheduler.at(number * 6_000 + 50, partial(clock.run, deliver))
 
     def answered(self, result: AppendResult) -> None:
