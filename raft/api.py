@@ -25,7 +25,8 @@ class Clock(Protocol):
 
 
 class Disk(Protocol):
-    """Runs blocking jobs on threads of its own; `done(error)` is called on the loop thread, error None when `run` returned."""
+    """Runs blocking jobs on threads of its own, or lets the kernel write a flush; `done(error)` is called on the loop thread, error None when the job
+    was done."""
 
     def submit_flush(self, job: Flush, done: Callable[[BaseException | None], None]) -> None: ...
 
