@@ -415,6 +415,9 @@ class Partition:
         return ReadResult(ErrorCode.NONE, chunks, size, marks.high_watermark, stable, marks.log_start_offset, aborted), reached
 
     def _result(self, error: ErrorCode) -> ReadResult:
+        """Nothing was read. With an error no offsets, as Kafka: those of a replica that does not lead may be older than what the client has seen."""
+        if error is not ErrorCode.NONE:
+            return ReadResult(error)
         marks = self._marks
         return ReadResult(error, (), 0, marks.high_watermark, self.last_stable_offset, marks.log_start_offset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.api import ReadResult
 from broker.errors import ErrorCode
 from broker.partition.read_cache import ReadCache
 from broker.partition.state import LogStart, decode_state, encode_command
@@ -81,8 +82,16 @@ def test_range(leader: Replica) -> None:
         result = leader.read(offset)
         assert (result.error, list(result.chunks), result.high_watermark) == (ErrorCode.NONE, [], 7)
     for offset in (-1, 10):
-        result = leader.read(offset)
-        assert (result.error, result.high_watermark, result.log_start_offset) == (ErrorCode.OFFSET_OUT_OF_RANGE, 7, 0)
+        assert leader.read(offset) == ReadResult(ErrorCode.OFFSET_OUT_OF_RANGE)
+
+
+def test_an_error_tells_no_offsets(leader: Replica) -> None:
+    """librdkafka takes the high watermark of a refusal, too: a deposed leader's is older than what the new one has told."""
+    assert leader.read(0).high_watermark == 7
+    leader.depose(2)
+    refused = leader.read(0)
+    assert refused.error is ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert (refused.high_watermark, refused.last_stable_offset, refused.log_start_offset) == (-1, -1, -1)
 
 
 def test_nothing_above_the_high_watermark(leader: Replica) -> None:
