@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("chronik_cluster")
 
 INTERVAL_S = 0.5
+STOPPED_INTERVAL_S = 0.01
+"""How often is looked whether stopped producers may go on: memory that becomes free is no event here."""
 PRODUCER_SWEEP_MS = 10_000
 CATCH_UP_ENTRIES = 100
 """A learner this close to the end may vote: the rest reaches it within a turn or two."""
@@ -44,6 +46,7 @@ class Housekeeping:
         self._refill = Refill(node)
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = False
+        self._stopped_timer: asyncio.TimerHandle | None = None
         self._deleted: list[bytes] = []
         self._next_producer_sweep_ms = 0
 
@@ -53,6 +56,8 @@ class Housekeeping:
 
     def stop(self) -> None:
         self._running = False
+        if self._stopped_timer is not None:
+            self._stopped_timer.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -93,6 +98,12 @@ class Housekeeping:
                 pressure.set(False)
         elif store.memory_bytes > store.memory_limit_bytes or self.pending_bytes > PENDING_LIMIT_BYTES:
             pressure.set(True)
+        if pressure.paused and self._running and self._stopped_timer is None:
+            self._stopped_timer = asyncio.get_running_loop().call_later(STOPPED_INTERVAL_S, self._watch_stopped)
+
+    def _watch_stopped(self) -> None:
+        self._stopped_timer = None
+        self.watch_pressure()
 
     def _warn_of_lag(self) -> None:
         """ "Follower node 2 is 10000 entries behind leader": once per crossing."""

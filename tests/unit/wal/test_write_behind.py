@@ -76,6 +76,19 @@ def test_when_memory_runs_short_the_largest_are_written_though_they_have_less_th
     assert store.next_background() is None
 
 
+def test_when_memory_runs_short_the_largest_come_first():
+    count = JOB_GROUPS + 6
+    settings = WalSettings(journal_file_bytes=4 << 20, segment_piece_bytes=1 << 20, memory_limit_bytes=count * 1500, reserve_bytes=0)
+    store, logs = many_groups(count, settings)
+    small = logs[10:16]
+    for log in logs:
+        add(log, 1 if log in small else 2, 1000)
+    for log in logs:
+        committed(log, store)
+    assert background(store) is not None
+    assert [log for log in logs if not log.durable.segments.written_index] == small
+
+
 def test_when_memory_runs_short_what_is_not_committed_waits_for_its_commit():
     settings = WalSettings(journal_file_bytes=4 << 20, segment_piece_bytes=1 << 20, memory_limit_bytes=10_000, reserve_bytes=0)
     store, (log, other) = many_groups(2, settings)
